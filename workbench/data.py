@@ -1,0 +1,225 @@
+"""Text to token batches: examples, chat templates, response masks, and named streams of batches.
+
+A method never sees text. It declares which streams it draws (`align`, `harmful`, `retain`,
+`benign`, `ref`) and receives, at each step, one `Batch` a stream.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from workbench.errors import InvalidValueError, MissingStreamError, ModelError
+
+STREAMS = {
+    "align": "harmful prompt, refusal",
+    "harmful": "harmful prompt, compliance",
+    "retain": "general text whose behaviour must not change",
+    "benign": "a downstream task that fine-tuning should still be able to teach",
+    "ref": "what capability is measured on",
+}
+IGNORED = -100
+"""Label of a position that carries no loss, as in torch and transformers."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and the response to be learnt or scored. Without a prompt: plain text."""
+
+    id: str
+    prompt: str | None
+    response: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids with their masks. Positions outside `attention_mask` are padding."""
+
+    input_ids: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"]
+    response_mask: Bool[Tensor, "batch pos"]
+    """True on response tokens, the end-of-turn token included; never on prompt or padding."""
+    examples: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def position_ids(self) -> Int[Tensor, "batch pos"]:
+        """Positions counted from each row's first real token, whichever side is padded."""
+        return (self.attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+    @property
+    def scored(self) -> Bool[Tensor, "batch pos_minus_1"]:
+        """Positions whose next token is a response token: where logits carry loss."""
+        return self.response_mask[:, 1:]
+
+    @property
+    def targets(self) -> Int[Tensor, "batch pos_minus_1"]:
+        """The token each scored position should predict, `IGNORED` elsewhere."""
+        return self.input_ids[:, 1:].where(self.scored, torch.tensor(IGNORED))
+
+    @cached_property
+    def tokens(self) -> int:
+        """How many real tokens the batch holds."""
+        return int(self.attention_mask.sum())
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        moved = [getattr(self, f.name) for f in fields(self)]
+        return Batch(*[x.to(device) if isinstance(x, Tensor) else x for x in moved])
+
+    def split(self, size: int) -> list["Batch"]:
+        """Micro-batches of at most `size` rows, each trimmed to its own longest row."""
+        return [self.rows(range(i, min(i + size, len(self)))) for i in range(0, len(self), size)]
+
+    def rows(self, index: Sequence[int]) -> "Batch":
+        """Some rows of the batch, without columns that are padding in all of them."""
+        at = torch.as_tensor(list(index), device=self.input_ids.device)
+        keep = self.attention_mask[at].any(0)
+        pick = [x[at][:, keep] for x in (self.input_ids, self.attention_mask, self.response_mask)]
+        return Batch(*pick, tuple(self.examples[i] for i in index))
+
+
+def prompt_text(tokenizer: Any, prompt: str) -> str:
+    """The prompt as the chat template renders it, ready for the model to answer."""
+    turn = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+
+
+def response_text(tokenizer: Any, prompt: str, response: str) -> str:
+    """The response as the chat template renders it, end of turn included."""
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    head = prompt_text(tokenizer, prompt)
+    if whole.startswith(head):
+        return whole[len(head) :]
+    return response + (tokenizer.eos_token or "")  # templates that rewrite the assistant's turn
+
+
+def token_ids(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
+    """Ids of prompt and response. They are tokenised apart, as at generation time."""
+    if example.prompt is None:
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        return start, tokenizer.encode(example.response, add_special_tokens=False) + end
+    head = tokenizer.encode(prompt_text(tokenizer, example.prompt), add_special_tokens=False)
+    tail = response_text(tokenizer, example.prompt, example.response)
+    return head, tokenizer.encode(tail, add_special_tokens=False)
+
+
+def encode(
+    tokenizer: Any, examples: Sequence[Example], *, max_length: int | None = None, side: str = "right"
+) -> Batch:
+    """Tokenise examples into one padded batch.
+
+    Raises:
+        InvalidValueError: no examples, or a row whose response does not fit in `max_length`.
+    """
+    if not examples:
+        raise InvalidValueError("cannot make a batch of no examples; give at least one.")
+    rows = [_fit(*token_ids(tokenizer, x), x, max_length) for x in examples]
+    width = max(len(head) + len(tail) for head, tail in rows)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if pad is None:
+        raise ModelError("the tokenizer has neither a padding nor an end token; set one of them.")
+    ids = torch.full((len(rows), width), pad)
+    real, scored = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
+    for i, (head, tail) in enumerate(rows):
+        start = width - len(head) - len(tail) if side == "left" else 0
+        stop = start + len(head) + len(tail)
+        ids[i, start:stop] = torch.tensor(head + tail)
+        real[i, start:stop] = True
+        scored[i, start + len(head) : stop] = True
+    return Batch(ids, real, scored, tuple(x.id for x in examples))
+
+
+def _fit(
+    head: list[int], tail: list[int], example: Example, max_length: int | None
+) -> tuple[list[int], list[int]]:
+    room = len(tail) if max_length is None else max_length - len(head)
+    if tail and room < 1:
+        raise InvalidValueError(
+            f"example {example.id!r}: its prompt has {len(head)} tokens, so no response token fits "
+            f"in max_length={max_length}. Raise max_length or drop the example."
+        )
+    return head, tail[:room]
+
+
+def generator(*key: object) -> random.Random:
+    """A random generator for one purpose: the same key gives the same numbers everywhere."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return random.Random(int.from_bytes(digest[:8], "big"))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Batches of one kind of example. Batch k depends on the seed and on k alone, so a run that was
+    interrupted draws exactly what it would have drawn."""
+
+    name: str
+    examples: Sequence[Example]
+    tokenizer: Any
+    batch_size: int
+    seed: int = 0
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise MissingStreamError(f"stream {self.name!r} holds no examples.")
+        if self.batch_size < 1:
+            raise InvalidValueError(f"batch_size must be at least 1, not {self.batch_size}.")
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one optimiser step; every epoch visits all examples in a new order."""
+        start = step * self.batch_size
+        return self._encode([self._at(i) for i in range(start, start + self.batch_size)])
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = 0
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    def _encode(self, examples: Sequence[Example]) -> Batch:
+        return encode(self.tokenizer, examples, max_length=self.max_length)
+
+    def _at(self, index: int) -> Example:
+        epoch, offset = divmod(index, len(self.examples))
+        return self.examples[self._order(epoch)[offset]]
+
+    @cached_property
+    def _orders(self) -> dict[int, list[int]]:
+        return {}
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            order = list(range(len(self.examples)))
+            generator("stream", self.name, self.seed, epoch).shuffle(order)
+            self._orders[epoch] = order
+        return self._orders[epoch]
+
+
+Streams = Mapping[str, Stream]
+
+
+def require(streams: Streams, names: Sequence[str], method: str) -> Streams:
+    """The streams a method declares, and no others.
+
+    Raises:
+        MissingStreamError: one of them was not given.
+    """
+    missing = [n for n in names if n not in streams]
+    if missing:
+        wanted = "; ".join(f"{n} ({STREAMS.get(n, 'see the method')})" for n in missing)
+        raise MissingStreamError(
+            f"{method} draws from {', '.join(names)}, but was not given: {wanted}. "
+            f"Given: {', '.join(streams) or 'none'}."
+        )
+    return {n: streams[n] for n in names}
