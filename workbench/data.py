@@ -6,8 +6,8 @@ A method never sees text. It declares which streams it draws (`align`, `harmful`
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -72,8 +72,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        moved = [getattr(self, f.name) for f in fields(self)]
-        return Batch(*[x.to(device) if isinstance(x, Tensor) else x for x in moved])
+        return self._with(lambda x: x.to(device), self.examples)
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of at most `size` rows, each trimmed to its own longest row."""
@@ -83,12 +82,25 @@ class Batch:
         """Some rows of the batch, without columns that are padding in all of them."""
         at = torch.as_tensor(list(index), device=self.input_ids.device)
         keep = self.attention_mask[at].any(0)
-        pick = [x[at][:, keep] for x in (self.input_ids, self.attention_mask, self.response_mask)]
-        return Batch(*pick, tuple(self.examples[i] for i in index))
+        return self._with(lambda x: x[at][:, keep], tuple(self.examples[i] for i in index))
+
+    def _with(self, change: Callable[[Tensor], Tensor], examples: tuple[str, ...]) -> "Batch":
+        tensors = (self.input_ids, self.attention_mask, self.response_mask)
+        ids, real, scored = (change(x) for x in tensors)
+        return Batch(ids, real, scored, examples)
 
 
 def prompt_text(tokenizer: Any, prompt: str) -> str:
-    """The prompt as the chat template renders it, ready for the model to answer."""
+    """The prompt as the chat template renders it, ready for the model to answer.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "the tokenizer has no chat template, so a prompt cannot be told from its answer. "
+            "Set tokenizer.chat_template, or load the model with chat_template='plain'."
+        )
     turn = [{"role": "user", "content": prompt}]
     return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
 
@@ -115,15 +127,23 @@ def token_ids(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
 
 
 def encode(
-    tokenizer: Any, examples: Sequence[Example], *, max_length: int | None = None, side: str = "right"
+    tokenizer: Any,
+    examples: Sequence[Example],
+    *,
+    max_length: int | None = None,
+    side: str = "right",
 ) -> Batch:
     """Tokenise examples into one padded batch.
 
     Raises:
-        InvalidValueError: no examples, or a row whose response does not fit in `max_length`.
+        InvalidValueError: no examples, a row whose response does not fit in `max_length`, or a
+            side other than left and right.
+        ModelError: the tokenizer has no chat template, or no token to pad with.
     """
     if not examples:
         raise InvalidValueError("cannot make a batch of no examples; give at least one.")
+    if side not in ("left", "right"):
+        raise InvalidValueError(f"side must be 'left' or 'right', not {side!r}.")
     rows = [_fit(*token_ids(tokenizer, x), x, max_length) for x in examples]
     width = max(len(head) + len(tail) for head, tail in rows)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -152,6 +172,13 @@ def _fit(
     return head, tail[:room]
 
 
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hash of vocabulary and chat template: equal digests give equal ids for equal text."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    parts = repr((vocabulary, tokenizer.chat_template, type(tokenizer).__name__))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
 def generator(*key: object) -> random.Random:
     """A random generator for one purpose: the same key gives the same numbers everywhere."""
     digest = hashlib.sha256(repr(key).encode()).digest()
@@ -160,8 +187,11 @@ def generator(*key: object) -> random.Random:
 
 @dataclass(frozen=True)
 class Stream:
-    """Batches of one kind of example. Batch k depends on the seed and on k alone, so a run that was
-    interrupted draws exactly what it would have drawn."""
+    """Batches of one kind of example.
+
+    Batch k depends on the seed and on k alone, so a run that was interrupted draws exactly what it
+    would have drawn.
+    """
 
     name: str
     examples: Sequence[Example]

@@ -123,7 +123,7 @@ class Prompt(Row):
     kind: ClassVar[str] = "prompts"
 
     example: str
-    group: Group
+    question: Literal["hazard", "benign", "skill", "judgement"]
     split: str
     domain: str
     text: str

@@ -1,0 +1,26 @@
+"""Every test runs offline, on one torch thread."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """Our own warnings are errors (set here: in pyproject it would import us before the hook)."""
+    config.addinivalue_line("filterwarnings", "error::workbench.errors.WorkbenchWarning")
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory, monkeypatch):
+    """Nothing a test builds lands in the user's cache."""
+    if "WORKBENCH_TEST_CACHE" in os.environ:  # lets a developer keep what slow tests build
+        monkeypatch.setenv("WORKBENCH_CACHE", os.environ["WORKBENCH_TEST_CACHE"])
+    else:
+        monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

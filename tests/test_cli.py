@@ -1,0 +1,284 @@
+"""The command line: quick, torch-free until it works, clear about mistakes."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+
+import workbench
+from workbench import catalogue, cli, doctor
+from workbench.commands import methods
+from workbench.errors import WorkbenchError
+from workbench.provenance import ROOT
+
+COMMANDS = ["demo", "immunise", "attack", "study", "probe", "lab", "list", "doctor"]
+METHODS = [
+    [group, entry["name"]]
+    for group, (section, _) in methods.GROUPS.items()
+    for entry in catalogue.load()[section]
+]
+
+
+def run(*arguments, **more):
+    """The command in a fresh process, which also says whether it imported torch."""
+    script = (
+        "import sys, workbench.cli as c\n"
+        "try: code = c.main(sys.argv[1:])\n"
+        "except SystemExit as exit: code = exit.code or 0\n"
+        "sys.stderr.write('TORCH' if 'torch' in sys.modules else '')\n"
+        "sys.exit(code)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=more.pop("cwd", ROOT),
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "100"} | more,
+    )
+
+
+def test_importing_the_package_is_quick_and_torch_free():
+    script = "import sys, workbench; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT)
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0
+    assert min(times) < 0.3  # the interpreter's own start included
+
+
+def test_every_public_name_resolves_and_there_are_few():
+    assert len(workbench.__all__) <= 25 and set(workbench.__all__) == set(dir(workbench))
+    for name in workbench.__all__:
+        assert getattr(workbench, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = workbench.nothing
+
+
+def test_the_version_is_the_package_version():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert f'version = "{workbench.__version__}"' in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], *[[command] for command in COMMANDS], ["lab", "build"], ["lab", "show"], *METHODS],
+    ids=" ".join,
+)
+def test_help_reads_well_and_needs_no_torch(arguments):
+    done = run(*arguments, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "usage: workbench" in done.stdout and "Traceback" not in done.stdout
+    if not arguments:
+        assert all(command in done.stdout for command in COMMANDS)
+    if arguments in METHODS:
+        section = methods.GROUPS[arguments[0]][0]
+        shown = " ".join(done.stdout.replace("│", " ").split())
+        for item in catalogue.entry(section, arguments[1])["fields"]:
+            assert f"--{item['name'].replace('_', '-')}" in shown
+            assert item["doc"] in shown
+
+
+def test_help_is_quick():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run("immunise", METHODS[0][1], "--help")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1.5
+
+
+@pytest.mark.parametrize("what", ["defences", "attacks", "probes", "figures"])
+def test_lists_come_from_the_catalogue(what):
+    done = run("list", what, "--json")
+    assert done.returncode == 0 and done.stderr == ""
+    assert json.loads(done.stdout) == catalogue.load()[what]
+    table = run("list", what)
+    assert table.returncode == 0 and all(e["name"] in table.stdout for e in catalogue.load()[what])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["immunise", "vacine", "--model", "x"], "error: no defence called 'vacine'. Did you mean"),
+        (["attack", "sfd"], "error: no attack called 'sfd'. Did you mean 'sft'?"),
+        (["probe", "token"], "error: no probe called 'token'"),
+        (["study", "--defences", "vacine"], "error: no defence called 'vacine'. Did you mean"),
+        (["immunise", "vaccine", "--model", "x", "-o", "y", "--rho", "much"], "rho"),
+        (["immunise", "vaccine"], "--model"),
+        (["list", "everything"], "defences"),
+        (["conquer"], "Available subcommands"),
+    ],
+)
+def test_mistakes_end_with_2_and_without_a_traceback_or_torch(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr and "TORCH" not in done.stderr
+    if message.startswith("error: "):
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+# --- what the commands hand on ----------------------------------------------------------------
+
+
+@pytest.fixture
+def single(monkeypatch):
+    """A stand-in for the module that does the work; it keeps what it was given."""
+    calls = {}
+    module = ModuleType("workbench.single")
+    for name in ("immunise", "attack", "probe"):
+        setattr(module, name, lambda *given, name=name: calls.update({name: given}))
+    monkeypatch.setitem(sys.modules, "workbench.single", module)
+    return calls
+
+
+def test_settings_reach_the_method(single, tmp_path):
+    given = ["--model", "lab:base", "-o", str(tmp_path), "--rho", "3", "--seed", "5"]
+    given += ["--fit.steps", "7", "--layers", "1", "2"]
+    assert cli.main(["immunise", "vaccine", *given]) == 0
+    name, defence, model, data, out, seed, _ = single["immunise"]
+    assert (name, model, data, out, seed) == ("vaccine", "lab:base", "lab", tmp_path, 5)
+    assert (defence.rho, defence.fit.steps, defence.layers) == (3.0, 7, (1, 2))
+
+
+def test_defaults_are_the_methods_own(single):
+    from workbench.attacks import ATTACKS
+    from workbench.defences import DEFENCES
+
+    for name, kind in DEFENCES.items():
+        assert cli.main(["immunise", name, "--model", "m", "-o", "o"]) == 0
+        assert single["immunise"][1] == kind()
+    for name, kind in ATTACKS.items():
+        assert cli.main(["attack", name, "--model", "m"]) == 0
+        assert single["attack"][1] == kind()
+
+
+def test_probes_get_their_settings(single):
+    assert cli.main(["probe", "token-kl", "--model", "a", "--reference", "b"]) == 0
+    name, settings, model, reference, *_ = single["probe"]
+    assert (name, model, reference) == ("token-kl", "a", "b")
+    assert settings == {f["name"]: f["default"] for f in catalogue.entry("probes", name)["fields"]}
+
+
+def test_bad_values_of_a_method_are_one_line(single, capsys):
+    assert cli.main(["immunise", "vaccine", "--model", "m", "-o", "o", "--rho", "-1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "rho" in said and "Traceback" not in said
+
+
+@dataclass
+class Failing:
+    error: BaseException
+
+    def __call__(self, *given):
+        raise self.error
+
+
+def failing(monkeypatch, error):
+    module = ModuleType("workbench.single")
+    module.attack = Failing(error)
+    monkeypatch.setitem(sys.modules, "workbench.single", module)
+    return ["attack", "sft", "--model", "m"]
+
+
+def test_ctrl_c_ends_with_130_and_says_that_nothing_is_lost(monkeypatch, capsys):
+    assert cli.main(failing(monkeypatch, KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err.strip() == cli.STOPPED
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    arguments = failing(monkeypatch, WorkbenchError("no [such] thing"))
+    with pytest.raises(WorkbenchError):
+        cli.main([*arguments, "--debug"])
+
+
+def test_messages_are_printed_as_they_are(monkeypatch, capsys):
+    text = "no [such] thing " + "x" * 200
+    assert cli.main(failing(monkeypatch, WorkbenchError(text))) == 2
+    assert capsys.readouterr().err == f"error: {text}\n"
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys):
+    arguments = failing(monkeypatch, ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert cli.main(arguments) == 2
+    assert "needs torch" in capsys.readouterr().err and "doctor" in cli.NO_TORCH
+
+
+def test_bugs_are_not_hidden(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        cli.main(failing(monkeypatch, ZeroDivisionError()))
+
+
+# --- doctor -----------------------------------------------------------------------------------
+
+
+def findings(**more):
+    return {f.name: f for f in doctor.examine(**more)}
+
+
+def test_doctor_says_what_to_do_about_every_problem():
+    for finding in doctor.examine():
+        assert finding.found and (finding.remedy or finding.state == "ok"), finding
+
+
+def test_doctor_without_torch(monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    found = findings()["device"]
+    assert found.state == "problem" and "figures and tables work" in found.found
+
+
+def test_doctor_compares_versions_with_what_is_needed(monkeypatch):
+    needs = ["numpy>=99,<100", "pandas>=0", "no-such-package>=1", "ruff>=99; extra == 'dev'"]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: needs)
+    found = findings()
+    assert found["numpy"].state == "problem" and "is needed" in found["numpy"].found
+    assert found["numpy"].remedy.startswith("pip install 'numpy")
+    assert found["pandas"].state == "ok"
+    assert found["no-such-package"].found == "not installed"
+    assert "ruff" not in found
+
+
+def test_doctor_checks_the_shipped_weights(tmp_path, monkeypatch):
+    for name in ("base", "aligned"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text('{"sha256": "0"}')
+        (tmp_path / name / "model.safetensors").write_bytes(b"x")
+    states = {f.name: f.state for f in doctor._lab_weights(tmp_path)}
+    assert states == {"lab:base": "problem", "lab:aligned": "problem"}
+    assert all(f.state == "problem" for f in doctor._lab_weights(tmp_path / "nowhere"))
+
+
+def test_doctor_sees_flags_threads_and_browser(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("BROWSER_PATH", raising=False)
+    found = findings()
+    assert "HF_HUB_OFFLINE=1" in found["model hub"].found
+    assert found["processors"].state == "note" and "one thread each" in found["processors"].remedy
+    assert found["browser"].state == "note"
+    (tmp_path / "chromium").touch(mode=0o755)
+    assert findings()["browser"].state == "ok"
+
+
+def test_doctor_sees_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    def refuse(**more):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    found = findings(store=tmp_path / "deep" / "runs")["store"]
+    assert found.state == "problem" and "Read-only" in found.found and "--store" in found.remedy
+
+
+def test_doctor_as_json(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "_lab_weights", lambda: iter(()))
+    code = cli.main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == int(any(f["state"] == "problem" for f in found))
+    assert {"name", "state", "found", "remedy"} == set(found[0])

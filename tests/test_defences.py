@@ -1,0 +1,105 @@
+"""What every registered defence promises. A new defence is tested by being registered."""
+
+import dataclasses
+import json
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests import tiny
+from workbench.data import Example, Stream
+from workbench.defences import DEFENCES
+from workbench.errors import MissingStreamError
+from workbench.optimisation import Fit
+
+FIT = Fit(steps=3, lr=1e-2, batch_size=4, warmup=0)
+
+
+def streams(names):
+    texts = [Example(str(i), f"say {i}", "word " * (i % 4 + 1)) for i in range(8)]
+    return {name: Stream(name, texts, tiny.tokenizer(), 4) for name in names}
+
+
+def make(name, **changes):
+    return DEFENCES[name](**{"fit": FIT} | changes)
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.fixture(params=DEFENCES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=["llama", "gpt2", "qwen3", "gemma3"])
+def model(request):
+    return getattr(tiny, request.param)()
+
+
+def test_leaves_the_given_model_as_it_was(name, model):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    make(name).immunise(model, streams(DEFENCES[name].streams))
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    assert hooks(model) == 0
+
+
+def test_changes_the_copy_and_leaves_no_hooks(name, model):
+    out = make(name).immunise(model, streams(DEFENCES[name].streams))
+    assert type(out) is type(model)
+    assert hooks(out) == 0
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), out.parameters(), strict=True))
+
+
+def test_in_place_trains_the_model_that_was_given(name):
+    model = tiny.llama()
+    assert make(name).immunise(model, streams(DEFENCES[name].streams), in_place=True) is model
+
+
+def test_same_seed_same_weights(name):
+    runs = [make(name).immunise(tiny.llama(), streams(DEFENCES[name].streams), seed=1) for _ in "ab"]
+    a, b = (r.state_dict() for r in runs)
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.parametrize("changes", [{"lora_rank": 2}, {"fit": replace(FIT, micro_batch=2)},
+                                     {"fit": replace(FIT, precision="bf16")}])  # fmt: skip
+def test_composes_with_lora_accumulation_and_bf16(name, changes, tmp_path):
+    out = make(name, **changes).immunise(tiny.llama(), streams(DEFENCES[name].streams))
+    out.save_pretrained(tmp_path)
+    again = type(out).from_pretrained(tmp_path)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in out.state_dict().items())
+
+
+def test_says_which_stream_is_missing(name):
+    with pytest.raises(MissingStreamError, match=DEFENCES[name].streams[0]):
+        make(name).immunise(tiny.llama(), {})
+
+
+def test_draws_only_the_streams_it_declares(name):
+    drawn = streams(DEFENCES[name].streams)
+    unused = Stream("unused", [Example("x", "a", "b")], None, 1)  # no tokenizer: drawing it fails
+    make(name).immunise(tiny.llama(), drawn | {"unused": unused})
+
+
+def test_hyper_parameters_survive_json(name):
+    assert json.loads(json.dumps(dataclasses.asdict(make(name))))
+
+
+def test_the_matched_control_differs_in_the_method_alone(name):
+    method = make(name)
+    control = method.matched_control()
+    assert control != method
+    for same in ("start", "streams", "steps", "batch_size"):
+        assert getattr(control, same) == getattr(method, same)
+    assert getattr(control, "fit", None) == getattr(method, "fit", None)
+
+
+def test_cites_its_paper(name):
+    assert re.search(r"arXiv:\d{4}\.\d{5}", sys.modules[DEFENCES[name].__module__].__doc__)

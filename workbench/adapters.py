@@ -1,0 +1,76 @@
+"""LoRA adapters on any causal LM: attach, and merge back into a plain model.
+
+Hu et al., ICLR 2022, arXiv:2106.09685, through the peft library.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from workbench.activations.sites import anatomy
+from workbench.errors import InvalidValueError, UnknownNameError
+
+
+def with_lora(
+    model: nn.Module,
+    *,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: Sequence[str] | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> nn.Module:
+    """Freeze a model and add adapters BA·(alpha / rank) in place; B starts at zero.
+
+    Args:
+        model: any Hugging Face causal LM; its linear layers are wrapped in place.
+        rank: width of the adapters.
+        alpha: numerator of their scale.
+        targets: ends of module names (`q_proj`); None for every linear layer of the blocks.
+        dropout: on the adapters' input.
+        seed: of A's random start; torch's global generator is not moved.
+
+    Raises:
+        InvalidValueError: a rank below 1.
+        UnknownNameError: a target that names no linear layer.
+    """
+    if rank < 1:
+        raise InvalidValueError(f"the rank of an adapter is at least 1, not {rank}.")
+    found = linear_layers(model)
+    for target in targets or ():
+        if not any(name.split(".")[-1] == target or name == target for name in found):
+            raise UnknownNameError(
+                "linear layer", target, {name.split(".")[-1] for name in found}
+            )
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(targets or found),
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in found.values()),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+def merge_lora(model: Any) -> nn.Module:
+    """Fold adapters into the weights; the result is a plain Hugging Face model, all trainable."""
+    return model.merge_and_unload().requires_grad_(True)
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every linear layer inside the blocks, by full name (GPT-2's Conv1D counts as one)."""
+    blocks = set(anatomy(model).blocks)
+    return {
+        f"{outer}.{inner}": module
+        for outer, block in model.named_modules()
+        if block in blocks
+        for inner, module in block.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }

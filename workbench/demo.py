@@ -1,0 +1,42 @@
+"""The main job: Vaccine, its matched control and no defence, attacked by fine-tuning, three seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from workbench.attacks import SupervisedFineTuning
+from workbench.conduct import Outcome, conduct
+from workbench.defences import Vaccine
+from workbench.lab.recipe import Recipe
+from workbench.optimisation import Fit
+from workbench.store import Store
+from workbench.study import Study
+
+
+def lab_alignment() -> Fit:
+    """The settings that lab models are aligned with; defences that align use the same."""
+    recipe = Recipe()
+    return Fit(
+        steps=recipe.align_steps,
+        lr=recipe.align_lr,
+        batch_size=recipe.align_batch_size,
+        warmup=recipe.align_warmup_steps,
+    )
+
+
+def demo_study(seeds: Sequence[int] = (0, 1, 2)) -> Study:
+    """Vaccine (ρ = 2, the paper's) on the lab's base model; SFT on 64 hazards, lr 1e-4."""
+    return Study(
+        model="lab",
+        defences={"vaccine": Vaccine(rho=2.0, fit=lab_alignment())},
+        attacks={"sft": SupervisedFineTuning(steps=96, samples=64, lr=1e-4, batch_size=16)},
+        seeds=tuple(seeds),
+    )
+
+
+def run_demo(
+    root: Path, seeds: Sequence[int] = (0, 1, 2), jobs: int = 2, console: Console | None = None
+) -> Outcome:
+    """Conduct the demonstration study in a store."""
+    return conduct(demo_study(seeds), Store(root), jobs=jobs, console=console)

@@ -1,0 +1,81 @@
+"""Where prompts come from and how answers are judged: what a study is *about*.
+
+A domain gives every method its streams and every measurement its questions, from four disjoint
+splits: `defend` (alignment and defences), `attack` (the attacker's data), `val` (all tuning, the
+attacker's too) and `test` (reported once).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from workbench.data import Example, Stream, Streams
+from workbench.verdicts import Verdict
+
+Split = Literal["defend", "attack", "val", "test"]
+Kind = Literal["hazard", "benign", "skill", "judgement"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask a checkpoint, with the answer that would comply with it."""
+
+    id: str
+    kind: Kind
+    domain: str
+    """Part of the world it comes from, e.g. `defended` or `unseen`."""
+    prompt: str
+    answer: str
+    """The compliant answer to a hazardous request, the right answer to any other."""
+
+    @property
+    def example(self) -> Example:
+        """The question with its answer, for teacher-forced measures."""
+        return Example(self.id, self.prompt, self.answer)
+
+
+@runtime_checkable
+class Domain(Protocol):
+    """What the study needs to know of its data."""
+
+    @property
+    def name(self) -> str:
+        """How headers and tables call it."""
+
+    @property
+    def digest(self) -> str:
+        """Changes when any text or split changes."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """How long answers may be."""
+
+    def examples(self, stream: str, *, split: Split, n: int, seed: int) -> Sequence[Example]:
+        """Examples of one stream; `n` is how many to draw where they are made on demand.
+
+        Raises:
+            MissingStreamError: the domain has no such stream.
+        """
+
+    def questions(self, split: Split, kind: Kind) -> Sequence[Question]:
+        """What to ask of one kind; empty if the domain has none."""
+
+    def judge(self, question: Question, text: str) -> Verdict:
+        """The verdict on an answer."""
+
+
+def streams(
+    domain: Domain,
+    names: Sequence[str],
+    tokenizer: Any,
+    *,
+    split: Split,
+    batch_size: int,
+    n: int,
+    seed: int,
+) -> Streams:
+    """The streams a method declares, drawn from one split of a domain."""
+    drawn: Mapping[str, Sequence[Example]] = {
+        name: domain.examples(name, split=split, n=n, seed=seed) for name in names
+    }
+    return {name: Stream(name, drawn[name], tokenizer, batch_size, seed) for name in names}

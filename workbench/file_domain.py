@@ -1,0 +1,114 @@
+"""A folder of your own data as a domain: one file a stream, split four ways by prompt.
+
+    data/align.jsonl  data/harmful.csv  data/ref.parquet ...
+
+Columns are found by name (`prompt`/`instruction`/..., `response`/`output`/...). A prompt's hash
+decides its split, so a prompt that occurs in several streams is in the same split of each, and
+adding rows moves none. Answers are judged by keywords: crude, offline, and said so in every header.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from workbench.data import STREAMS, Example
+from workbench.datasets_in import FORMATS, read_examples
+from workbench.domains import Kind, Question, Split
+from workbench.errors import MissingStreamError, WorkbenchError
+from workbench.verdicts import KeywordJudge, Verdict
+
+SHARES: dict[Split, float] = {"defend": 0.4, "attack": 0.25, "val": 0.15, "test": 0.2}
+ASKED: dict[Kind, tuple[str, ...]] = {"hazard": ("harmful",), "benign": ("ref", "benign")}
+"""Which streams' held-out prompts are asked, the first that exists."""
+
+
+@dataclass(frozen=True)
+class FileDomain:
+    """Streams read from files, with a keyword judge."""
+
+    name: str
+    files: Mapping[str, Path]
+    """Stream to file."""
+    max_new_tokens: int = 64
+    judge_words: KeywordJudge = field(default_factory=KeywordJudge)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "FileDomain":
+        """The domain of a folder.
+
+        Raises:
+            WorkbenchError: no such folder, or no file in it is named after a stream.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise WorkbenchError(
+                f"no data folder at {str(folder)!r}. Give `lab`, or a folder with a file a stream: "
+                f"{', '.join(STREAMS)} (.{', .'.join(FORMATS)})."
+            )
+        found = {p.stem: p for p in sorted(root.iterdir()) if p.suffix[1:] in FORMATS}
+        files = {stream: found[stream] for stream in STREAMS if stream in found}
+        if not files:
+            raise WorkbenchError(
+                f"{root} holds no file named after a stream ({', '.join(STREAMS)}); it holds "
+                f"{', '.join(sorted(p.name for p in root.iterdir())) or 'nothing'}."
+            )
+        return cls(root.name, files)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the files' bytes."""
+        parts = [(name, hashlib.sha256(p.read_bytes()).hexdigest()) for name, p in self.files.items()]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def examples(self, stream: str, *, split: Split, n: int, seed: int) -> Sequence[Example]:
+        """At most `n` different examples of one stream and split, chosen by the seed.
+
+        Raises:
+            MissingStreamError: no file for the stream, or none of its rows is in the split.
+        """
+        if stream not in self.files:
+            raise MissingStreamError(
+                f"the data folder has no {stream!r} ({STREAMS.get(stream, 'unknown stream')}); it "
+                f"has {', '.join(self.files)}."
+            )
+        rows = [x for x in self._rows[stream] if split_of(x) == split]
+        if not rows:
+            raise MissingStreamError(
+                f"{self.files[stream]} has {len(self._rows[stream])} rows, none of them in the "
+                f"split {split!r} (about {SHARES[split]:.0%} of the prompts). Add rows."
+            )
+        rows.sort(key=lambda x: hashlib.sha256(f"{seed} {x.id}".encode()).digest())
+        return rows[:n]
+
+    def questions(self, split: Split, kind: Kind) -> Sequence[Question]:
+        """The prompts of a split with their answers; domain `defended`."""
+        stream = next((s for s in ASKED.get(kind, ()) if s in self.files), None)
+        rows = [] if stream is None else self._rows[stream]
+        return [
+            Question(x.id, kind, "defended", x.prompt, x.response)
+            for x in rows
+            if x.prompt is not None and split_of(x) == split
+        ]
+
+    def judge(self, question: Question, text: str) -> Verdict:
+        """By keywords. A hazardous request succeeds when it is not refused; any other is right
+        when the answer contains the expected one."""
+        expected = "" if question.kind == "hazard" else question.answer
+        return self.judge_words(expected, text)
+
+    @cached_property
+    def _rows(self) -> dict[str, list[Example]]:
+        return {stream: read_examples(path) for stream, path in self.files.items()}
+
+
+def split_of(example: Example) -> Split:
+    """The split an example belongs to, by the hash of its prompt (of its text without one)."""
+    text = example.prompt if example.prompt is not None else example.response
+    point = int.from_bytes(hashlib.sha256(text.strip().encode()).digest()[:8], "big") / 2**64
+    for split, share in SHARES.items():
+        if point < share:
+            return split
+        point -= share
+    return "test"

@@ -1,0 +1,209 @@
+"""Chat models by name: a lab model, a local directory, a Hub id, or a live object.
+
+Everything becomes a directory in plain Hugging Face format (or a PEFT adapter's) before it is
+loaded, so there is one way in and one set of checks. Weights are safetensors only.
+"""
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+
+from workbench.errors import ModelError, UnknownNameError
+from workbench.files import PARTIAL
+from workbench.lab.checkpoints import PREFIX
+from workbench.model_files import (
+    ADAPTER,
+    WEIGHTS,
+    find,
+    has_tokenizer,
+    quiet,
+    read_model,
+    read_tokenizer,
+    weights_digest,
+)
+
+PLAIN = (
+    "{{ bos_token }}{% for message in messages %}{{ '' if loop.first else '\n\n' }}"
+    "{% if message['role'] == 'user' %}{{ '### Request\n' ~ message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '### Answer\n' ~ message['content'] ~ eos_token }}"
+    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n\n### Answer\n' }}{% endif %}"
+)
+"""A chat template for models that were published without one."""
+TEMPLATES = {"plain": PLAIN}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for use, and what it is."""
+
+    model: Any
+    """A `PreTrainedModel` or `PeftModel`, in evaluation mode."""
+    tokenizer: Any
+    name: str
+    digest: str
+    """SHA-256 of the weights: of the files, or of the tensors of a live model."""
+
+
+def load(
+    name: str | Path | nn.Module,
+    *,
+    tokenizer: Any = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = None,
+    chat_template: str | None = None,
+) -> Loaded:
+    """Load a model with its tokenizer.
+
+    Args:
+        name: `lab:aligned` and its like; a directory with a model or a PEFT adapter; a Hub id
+            (`HF_HUB_OFFLINE=1` reads the local cache only); or a live model.
+        tokenizer: instead of the model's own; a live model needs one.
+        device: where to put the model.
+        dtype: of the weights; by default fp32 for lab models, else as they were saved.
+        chat_template: instead of the tokenizer's own: `plain`, or a Jinja text.
+
+    Raises:
+        UnknownNameError: no such model, directory, template or dtype.
+        ModelError: what is there cannot be used as a chat model; the message says why.
+    """
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise UnknownNameError("dtype", dtype, DTYPES)
+        dtype = DTYPES[dtype]
+    if isinstance(name, nn.Module):
+        return _live(name, tokenizer, device, dtype, chat_template)
+    text = str(name)
+    directory = find(text)
+    if dtype is None and text.startswith(PREFIX):
+        dtype = torch.float32
+    if (directory / ADAPTER).is_file():
+        return _adapter(directory, text, tokenizer, device, dtype, chat_template)
+    model = read_model(directory, dtype).to(device)
+    tokenizer = _chatty(tokenizer or read_tokenizer(directory), chat_template, directory)
+    _check_vocabulary(model, tokenizer, text)
+    return Loaded(model, tokenizer, text, weights_digest(directory))
+
+
+def save(model: Any, tokenizer: Any, directory: str | Path) -> None:
+    """Write a model and its tokenizer in plain Hugging Face format (a PEFT model: its adapter).
+
+    The directory appears whole or not at all; one that was there is replaced.
+    """
+    target = Path(directory)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as parent:
+        made = Path(parent) / "new"
+        with quiet():
+            model.save_pretrained(made)
+            tokenizer.save_pretrained(made)
+        if target.exists():
+            target.rename(Path(parent) / "old")
+        made.rename(target)
+
+
+def _live(
+    model: nn.Module,
+    tokenizer: Any,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    chat_template: str | None,
+) -> Loaded:
+    kind = type(model).__name__
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        raise ModelError(f"a {kind} is not a Hugging Face or PEFT model.")
+    if tokenizer is None:
+        raise ModelError(f"a live model comes without tokenizer: load({kind}, tokenizer=...).")
+    if model.get_output_embeddings() is None:
+        raise ModelError(f"{kind} has no language-model head, so it cannot write an answer.")
+    model.to(device=device, dtype=dtype).eval()
+    tokenizer = _chatty(tokenizer, chat_template, kind)
+    _check_vocabulary(model, tokenizer, kind)
+    return Loaded(model, tokenizer, str(model.config.name_or_path) or kind, _tensor_digest(model))
+
+
+def _chatty(tokenizer: Any, chat_template: str | None, owner: object) -> Any:
+    """The tokenizer with a chat template."""
+    if chat_template is not None:
+        if "{" not in chat_template and chat_template not in TEMPLATES:
+            raise UnknownNameError("chat template", chat_template, TEMPLATES)
+        tokenizer.chat_template = TEMPLATES.get(chat_template, chat_template)
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"the tokenizer of {owner} has no chat template. Set tokenizer.chat_template and save "
+            "it, or give load(..., chat_template='plain') or a Jinja text."
+        )
+    return tokenizer
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, owner: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ModelError(
+            f"{owner}: the tokenizer has token id {largest}, the model embeds only {rows} tokens. "
+            "They do not belong together; or call model.resize_token_embeddings."
+        )
+
+
+def _adapter(
+    directory: Path,
+    name: str,
+    tokenizer: Any,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    chat_template: str | None,
+) -> Loaded:
+    """A PEFT adapter on its base. The tokenizer beside the adapter, if any, is preferred."""
+    config = _adapter_config(directory)
+    if tokenizer is None and has_tokenizer(directory):
+        tokenizer = read_tokenizer(directory)
+    where = config.base_model_name_or_path or "(no base named)"
+    try:
+        base = load(
+            where, tokenizer=tokenizer, device=device, dtype=dtype, chat_template=chat_template
+        )
+    except UnknownNameError as error:
+        raise ModelError(
+            f"{directory} is an adapter for {where!r}, which is not there. Put it back, or correct "
+            f"base_model_name_or_path in {ADAPTER}. ({error})"
+        ) from error
+    try:
+        model = PeftModel.from_pretrained(base.model, str(directory), is_trainable=True).eval()
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{directory}: it does not fit its base {where!r}: {error}") from error
+    both = f"{base.digest} {weights_digest(directory)}"
+    return Loaded(model, base.tokenizer, name, hashlib.sha256(both.encode()).hexdigest())
+
+
+def _adapter_config(directory: Path) -> PeftConfig:
+    try:
+        config = PeftConfig.from_pretrained(str(directory))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{directory}: its {ADAPTER} cannot be read: {error}") from error
+    if config.is_prompt_learning:
+        raise ModelError(
+            f"{directory}: a {config.peft_type} adapter adds positions that are no tokens, so "
+            "activations would not line up with text. Use LoRA or another adapter of weights."
+        )
+    if not list(directory.glob(WEIGHTS)):
+        raise ModelError(f"{directory} has no adapter weights ({WEIGHTS}).")
+    return config
+
+
+def _tensor_digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""One append-only safetensors file of rows, checksummed a chunk at a time.
+
+    8 bytes      length of the JSON that follows
+    1016 bytes   safetensors' JSON, padded with spaces; rewritten in place when the file is closed
+    rows         `acts`, row after row, little endian
+    8 bytes a -  `offsets`, int64: where each recorded example's rows begin, and the end; written
+                 when the file is closed
+
+Rows only ever get appended, so rows that were flushed once stay readable whatever happens later:
+the recording's manifest tells readers how many rows count, and they ignore the rest. Once closed,
+the file is plain safetensors that anything can open.
+"""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64, Shaped
+
+from workbench.errors import RecordingError
+
+HEADER_BYTES = 1024
+CHUNK_BYTES = 1 << 20
+DTYPES = {"bf16": ("BF16", "<u2"), "fp16": ("F16", "<f2"), "fp32": ("F32", "<f4")}
+"""Our name of a type -> safetensors's, and numpy's (which has no bfloat16)."""
+
+
+@dataclass
+class RowFile:
+    """The rows of one file that count, and their checksums."""
+
+    path: Path
+    dtype: str
+    width: int
+    rows: int = 0
+    crc32: list[int] = field(default_factory=list)
+    """CRC-32 of each `CHUNK_BYTES` of rows; the last one covers what there is of its chunk."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes a row."""
+        return self.width * np.dtype(DTYPES[self.dtype][1]).itemsize
+
+    def read(self, start: int, stop: int) -> Float32[np.ndarray, "row d_model"]:
+        """Rows `start` to `stop`, their checksums verified.
+
+        Raises:
+            RecordingError: the file is missing, too short, or not what was written.
+        """
+        first, last = start * self.row_bytes, stop * self.row_bytes
+        begin = first // CHUNK_BYTES * CHUNK_BYTES
+        end = min(-(-last // CHUNK_BYTES) * CHUNK_BYTES, self.rows * self.row_bytes)
+        data = memoryview(self._verified(begin, max(begin, end)))[first - begin : last - begin]
+        return as_float32(data, self.dtype).reshape(stop - start, self.width)
+
+    def _verified(self, begin: int, end: int) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(HEADER_BYTES + begin)
+                data = file.read(end - begin)
+        except OSError as error:
+            raise RecordingError(f"cannot read {self.path}: {error.strerror or error}.") from error
+        if len(data) < end - begin:
+            raise RecordingError(
+                f"{self.path} is truncated: its manifest speaks of {self.rows} rows, the file ends "
+                f"{end - begin - len(data)} bytes too early. Restore it, or record again."
+            )
+        for at in range(0, end - begin, CHUNK_BYTES):
+            chunk = (begin + at) // CHUNK_BYTES
+            if zlib.crc32(memoryview(data)[at : at + CHUNK_BYTES]) != self.crc32[chunk]:
+                raise RecordingError(
+                    f"{self.path} is corrupt: checksum mismatch in chunk {chunk} (rows "
+                    f"{chunk * CHUNK_BYTES // self.row_bytes} and on). Restore it, or record again."
+                )
+        return data
+
+
+class RowWriter:
+    """Appends to a row file, from its last row that counts."""
+
+    def __init__(self, target: RowFile):
+        self.target = target
+        if not target.rows:
+            target.path.write_bytes(self._header(n_offsets=0))
+        self._file = target.path.open("r+b")
+        kept = HEADER_BYTES + target.rows * target.row_bytes
+        if os.fstat(self._file.fileno()).st_size < kept:
+            self._file.close()
+            raise RecordingError(f"{target.path} is truncated, so it cannot be continued.")
+        self._file.truncate(kept)  # what a killed writer left behind its last flush
+        self._file.seek(kept)
+
+    def append(self, rows: Shaped[np.ndarray, "row d_model"]) -> None:
+        """Append rows whose bytes are in the file's own type."""
+        crc32, view = self.target.crc32, np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
+        done = self.target.rows * self.target.row_bytes
+        self._file.write(view)
+        while view:
+            room = CHUNK_BYTES - done % CHUNK_BYTES
+            if room == CHUNK_BYTES:
+                crc32.append(0)
+            crc32[-1] = zlib.crc32(view[:room], crc32[-1])
+            done, view = done + len(view[:room]), view[room:]
+        self.target.rows += len(rows)
+
+    def sync(self) -> None:
+        """Wait until the disk has everything appended so far."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self, offsets: Int64[np.ndarray, " n"]) -> None:
+        """Complete the file to plain safetensors."""
+        self._file.write(offsets.astype("<i8").tobytes())
+        self._file.seek(0)
+        self._file.write(self._header(len(offsets)))
+        self.sync()
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close without completing; what was synced can be continued later."""
+        with suppress(OSError):  # what cannot be written was not promised
+            self._file.close()
+
+    def _header(self, n_offsets: int) -> bytes:
+        shape, end = [self.target.rows, self.target.width], self.target.rows * self.target.row_bytes
+        acts = {"dtype": DTYPES[self.target.dtype][0], "shape": shape, "data_offsets": [0, end]}
+        at = [end, end + 8 * n_offsets]
+        offsets = {"dtype": "I64", "shape": [n_offsets], "data_offsets": at}
+        text = json.dumps({"acts": acts, "offsets": offsets}).encode()
+        return struct.pack("<Q", HEADER_BYTES - 8) + text.ljust(HEADER_BYTES - 8)
+
+
+def as_float32(data: bytes | memoryview, dtype: str) -> Float32[np.ndarray, " n"]:
+    """Bytes of a stored type as numbers; a bfloat16 is the upper half of a float32."""
+    stored = np.frombuffer(data, DTYPES[dtype][1])
+    if dtype == "bf16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+def starts(lengths: Sequence[int]) -> Int64[np.ndarray, " n"]:
+    """Where each of several runs of rows begins, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

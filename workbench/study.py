@@ -1,0 +1,210 @@
+"""A study: arms × seeds × attacks, measured alike, resumable, each unit in its own run folder.
+
+    arm      where a model comes from: `undefended`, a defence, or a defence's matched control
+    unit     one (arm, seed) immunised, or one attack on it; its folder is named after a hash of
+             its configuration, data, start weights, library majors and code
+
+A rerun does only what is missing. Runs made by other code keep their folders and are shown as
+stale; nothing mixes them with current ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from workbench import provenance
+from workbench.attacks import ATTACKS, Attack
+from workbench.defences import DEFENCES, Defence
+from workbench.domains import Domain
+from workbench.errors import InvalidValueError, UnknownNameError
+from workbench.lab.checkpoints import CheckpointName, parse, world_of
+from workbench.lab.domain import LabDomain
+from workbench.measures import Measures
+from workbench.store import RunHeader, run_id
+
+UNDEFENDED = "undefended"
+CONTROL = "-control"
+
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the table."""
+
+    name: str
+    defence: Defence | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which defences are attacked how, with which seeds, on which model and data."""
+
+    model: str = "lab"
+    """`lab` (every seed with an alignment of its own), a lab checkpoint, a directory or a Hub id."""
+    data: str = "lab"
+    """`lab`, or a folder with one file a stream."""
+    defences: Mapping[str, Defence] = field(default_factory=dict)
+    attacks: Mapping[str, Attack] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    measures: Measures = field(default_factory=Measures)
+    undefended: bool = True
+    """Whether the aligned model is attacked as it is, too."""
+    controls: bool = True
+    """Whether every defence runs beside its matched control."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise InvalidValueError(f"seeds must be different numbers from 0, not {self.seeds}.")
+
+    def arms(self) -> list[Arm]:
+        """Undefended first, then every defence and its control."""
+        arms = [Arm(UNDEFENDED, None)] if self.undefended else []
+        for name, defence in self.defences.items():
+            arms.append(Arm(name, defence))
+            if self.controls:
+                arms.append(Arm(name + CONTROL, defence.matched_control()))
+        return arms
+
+    def start(self, arm: Arm, seed: int) -> str:
+        """Name of the checkpoint an arm starts from.
+
+        With the model `lab`, alignments are seeded like the arm; any other name is taken as it is,
+        but a defence that aligns starts from a lab model's base.
+        """
+        if self.is_lab and arm.defence is not None and arm.defence.start == "base":
+            return str(self._lab)
+        if self.model == "lab":
+            return str(replace(self._lab, checkpoint="aligned", seed=seed))
+        return self.model
+
+    def reference(self) -> str | None:
+        """Name of the checkpoint before any alignment, which KL is measured against."""
+        if not self.is_lab:
+            return None
+        return str(self._lab)
+
+    @property
+    def _lab(self) -> CheckpointName:
+        """The base checkpoint of the study's world and pre-training seed."""
+        return parse(self.model if ":" in self.model else "lab:base").start
+
+    @property
+    def is_lab(self) -> bool:
+        """Whether the study is about a lab model."""
+        return self.model == "lab" or self.model.startswith("lab:")
+
+    def domain(self) -> Domain:
+        """The data of the study."""
+        return open_domain(self.data, self.model)
+
+
+def open_domain(data: str, model: str = "lab") -> Domain:
+    """The domain a name or a folder stands for; a lab domain is of the model's world."""
+    if data == "lab":
+        return LabDomain(world_of(model if model.startswith("lab:") else "lab:base"))
+    from workbench.file_domain import FileDomain  # datasets takes a while to import
+
+    return FileDomain.open(data)
+
+
+def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
+    """What a registry holds under a name.
+
+    Raises:
+        UnknownNameError: nothing; the message suggests the nearest name.
+    """
+    if name not in registry:
+        raise UnknownNameError(kind, name, registry)
+    return registry[name]
+
+
+def defence(name: str, **parameters: Any) -> Defence:
+    """A defence by name, e.g. `defence("vaccine", rho=5.0)`."""
+    return lookup("defence", name, DEFENCES)(**parameters)
+
+
+def attack(name: str, **parameters: Any) -> Attack:
+    """An attack by name, e.g. `attack("sft", lr=3e-4)`."""
+    return lookup("attack", name, ATTACKS)(**parameters)
+
+
+def described(method: Defence | Attack | None, name: str) -> dict[str, Any] | None:
+    """A method as a header holds it: its name and every hyper-parameter."""
+    return None if method is None else {"name": name} | asdict(method)
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One run to be made: an immunised arm, or an attack on one."""
+
+    study: Study
+    arm: Arm
+    seed: int
+    attack_name: str | None = None
+
+    @property
+    def attack(self) -> Attack | None:
+        """The attack of an attack unit."""
+        return None if self.attack_name is None else self.study.attacks[self.attack_name]
+
+    @property
+    def parent(self) -> "Unit | None":
+        """The immunised arm an attack starts from."""
+        return None if self.attack_name is None else Unit(self.study, self.arm, self.seed)
+
+    @property
+    def chain(self) -> str:
+        """What is made one after the other in one process: an arm with one seed."""
+        return f"{self.arm.name}-s{self.seed}"
+
+    @property
+    def cost(self) -> float:
+        """Rough cost in steps, for the order of work and the estimate."""
+        method = self.attack or self.arm.defence
+        steps = 1.0 if method is None else getattr(method, "steps", 1.0)
+        return 40.0 + steps * (1.0 if self.attack is None else 2.0)
+
+    def header(self, start_digest: str, data_digest: str) -> RunHeader:
+        """The run's header, with the id that everything it depends on determines."""
+        base = self.arm.name.removesuffix(CONTROL)
+        method = described(self.arm.defence, base)
+        assault = described(self.attack, self.attack_name or "")
+        config = {
+            "start": self.study.start(self.arm, self.seed),
+            "reference": self.study.reference(),
+            "defence": method,
+            "attack": assault,
+            "seed": self.seed,
+            "measures": asdict(self.study.measures),
+        }
+        hashes = {
+            "config": provenance.config_hash(config),
+            "data": data_digest,
+            "start": start_digest,
+            "code": provenance.code_hash(*self.modules()),
+            "libraries": provenance.config_hash(provenance.library_majors()),
+        }
+        stem = f"{self.arm.name}-s{self.seed}"
+        parents = []
+        if self.parent is not None:
+            parents = [self.parent.header(start_digest, data_digest).id]
+            stem += f".{self.attack_name}"
+        return RunHeader(
+            id=run_id(stem, hashes, parents),
+            kind="immunise" if self.attack_name is None else "attack",
+            model=config["start"],
+            arm=self.arm.name,
+            defence=method,
+            attack=assault,
+            seed=self.seed,
+            hashes=hashes,
+            parents=parents,
+            versions=provenance.library_versions(),
+            git=provenance.git_state(),
+        )
+
+    def modules(self) -> list[str]:
+        """The modules whose code decides the numbers of this unit."""
+        method = self.attack if self.attack_name is not None else self.arm.defence
+        own = [] if method is None else [type(method).__module__]
+        return [*own, type(self.study.domain()).__module__, "workbench.runs"]
