@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import ClassVar, Literal, Optional
 
 import pytest
 
 from workbench import catalogue
 from workbench.errors import UnknownNameError
+from workbench.rows import Metric
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +142,21 @@ def test_papers_are_read_from_the_docstring(doc, found):
     module = type("M", (), {"__doc__": doc})
     keys = ("authors", "title", "venue", "arxiv")
     assert catalogue.paper(module) == dict(zip(keys, found, strict=True))
+
+
+def test_figures_are_entries_too(monkeypatch):
+    figure = SimpleNamespace(
+        name="toy", title="What?", page="drift", params=Toy, needs=(Metric,), help="A & B, C 2024."
+    )
+    monkeypatch.setattr(catalogue, "find_spec", lambda name: SimpleNamespace(origin="here"))
+    package = SimpleNamespace(FIGURES={"toy": figure})
+    monkeypatch.setattr(catalogue, "import_module", lambda name: package)
+    (entry,) = catalogue.generate()["figures"]
+    assert (entry["name"], entry["family"], entry["summary"]) == ("toy", "drift", "What?")
+    assert entry["rows"] == ["metrics"] and len(entry["fields"]) == 4
+    assert catalogue.citation(entry) == ""
+
+
+def test_citations_leave_out_what_is_not_known():
+    known = {"authors": "A & B", "title": None, "venue": "C 2024", "arxiv": "2401.00001"}
+    assert catalogue.citation({"paper": known}) == "A & B, C 2024, arXiv:2401.00001"

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 
 import pytest
@@ -13,7 +13,9 @@ import workbench
 from workbench import catalogue, cli, doctor
 from workbench.commands import methods
 from workbench.errors import WorkbenchError
+from workbench.pillars import Thresholds
 from workbench.provenance import ROOT
+from workbench.store import Store
 
 COMMANDS = ["demo", "immunise", "attack", "study", "probe", "lab", "list", "doctor"]
 METHODS = [
@@ -164,6 +166,53 @@ def test_probes_get_their_settings(single):
     name, settings, model, reference, *_ = single["probe"]
     assert (name, model, reference) == ("token-kl", "a", "b")
     assert settings == {f["name"]: f["default"] for f in catalogue.entry("probes", name)["fields"]}
+
+
+@dataclass
+class Outcome:
+    store: Store
+    runs: tuple = ()
+    failed: dict = field(default_factory=dict)
+
+
+@pytest.fixture
+def conducted(monkeypatch):
+    """Stand-ins for what conducts a study and prints it; they keep what they were given."""
+    calls, failed = {}, {}
+    demo, conduct, report = (ModuleType(f"workbench.{m}") for m in ("demo", "conduct", "report"))
+    demo.run_demo = lambda root, seeds, jobs, console: (
+        calls.update(demo=(root, seeds, jobs)) or Outcome(Store(root), failed=failed)
+    )
+    conduct.conduct = lambda study, store, jobs, console: (
+        calls.update(study=(study, store.root, jobs)) or Outcome(store, failed=failed)
+    )
+    report.show = lambda store, runs, thresholds, console: calls.update(thresholds=thresholds)
+    for module in (demo, conduct, report):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    calls["failed"] = failed
+    return calls
+
+
+def test_demo_passes_on_its_options_and_says_where_the_runs_are(conducted, tmp_path, capsys):
+    assert cli.main(["demo", "--store", str(tmp_path), "--seeds", "4", "5", "--jobs", "1"]) == 0
+    assert conducted["demo"] == (tmp_path, (4, 5), 1)
+    assert conducted["thresholds"] == Thresholds()
+    assert "Run folders:" in capsys.readouterr().out
+
+
+def test_a_failed_unit_is_named_and_the_exit_code_is_1(conducted, tmp_path, capsys):
+    conducted["failed"]["vaccine-s1"] = "the loss is not finite"
+    assert cli.main(["demo", "--store", str(tmp_path)]) == 1
+    assert "vaccine-s1 failed: the loss is not finite" in capsys.readouterr().out
+
+
+def test_a_study_is_what_was_asked_for(conducted, tmp_path):
+    given = ["--defences", "vaccine", "--attacks", "sft", "--seeds", "7", "--no-controls"]
+    assert cli.main(["study", *given, "--store", str(tmp_path), "--phi", "0.3"]) == 0
+    study, root, jobs = conducted["study"]
+    assert (list(study.defences), list(study.attacks), study.seeds) == (["vaccine"], ["sft"], (7,))
+    assert (study.controls, root, jobs) == (False, tmp_path, 2)
+    assert conducted["thresholds"] == Thresholds(phi=0.3)
 
 
 def test_bad_values_of_a_method_are_one_line(single, capsys):

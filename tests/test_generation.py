@@ -71,16 +71,32 @@ def test_rows_leaving_the_batch_change_nothing(family, tokenizer):
     assert all(x.finished == (x.ids[-1] in stops(model)) for x in ours)
 
 
-def test_finished_rows_are_not_computed(llama, tokenizer):
-    model = tiny.llama()
+@pytest.fixture
+def shapes():
+    """A Llama that stops often, and the shape of the ids of each of its forward passes."""
+    model, seen = tiny.llama(), []
     model.generation_config.eos_token_id = list(range(0, tiny.VOCABULARY, 4))
-    sizes = []
     model.register_forward_pre_hook(
-        lambda _, args, kw: sizes.append(len(kw["input_ids"])), with_kwargs=True
+        lambda _, args, kw: seen.append(tuple(kw["input_ids"].shape)), with_kwargs=True
     )
+    return model, seen
+
+
+def test_finished_rows_are_not_computed(shapes, tokenizer):
+    model, seen = shapes
     answers = generate(model, tokenizer, MANY, max_new_tokens=32)
-    assert sizes[0] == len(MANY) and sizes[-1] < len(MANY) / 4
-    assert len(sizes) == max(len(x.ids) for x in answers)
+    steps = [rows for rows, width in seen if width == 1]
+    assert steps[0] <= len(MANY) and steps[-1] < len(MANY) / 4
+    assert len(steps) == max(len(x.ids) for x in answers) - 1
+
+
+def test_prompts_are_read_in_groups_of_like_length(shapes, tokenizer):
+    model, seen = shapes
+    generate(model, tokenizer, [*MANY, *MANY], max_new_tokens=1)
+    lengths = [len(tokenizer.encode(prompt_text(tokenizer, p))) for p in MANY]
+    assert [rows for rows, _ in seen] == [16, 16, 16, 8]
+    read = sum(rows * width for rows, width in seen)
+    assert 2 * sum(lengths) <= read < 0.8 * 2 * len(MANY) * max(lengths)
 
 
 def test_peft_models_are_decoded_with_their_adapter(tokenizer):

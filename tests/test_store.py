@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from workbench import files, tables
 from workbench.errors import InvalidValueError, RunError, StoreBusyError, UnknownNameError
+from workbench.provenance import ROOT
 from workbench.rows import KINDS, Loss, Metric, Row, TokenKL
 from workbench.store import RunHeader, Store, run_id
 
@@ -135,6 +136,8 @@ def test_reading_takes_finished_runs_unless_others_are_named(store):
         ({"step": True}, "'step'"),
         ({"stage": "defense"}, "'stage'"),
         ({"domain": 3}, "'domain'"),
+        ({"domain": "\ud800"}, "cannot be stored"),
+        ({"step": 2**70}, "cannot be stored"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_column(store, wrong, names):
@@ -225,17 +228,18 @@ def test_ctrl_c_makes_an_interrupted_run(store):
     assert store.get(header().id).state == "interrupted"
 
 
-def test_an_unfinished_run_is_redone_but_keeps_its_checkpoint(store):
+def test_an_unfinished_run_is_redone_but_keeps_what_training_resumes_from(store):
     run = store.begin(header())
     run.append(metric())
     run.path("checkpoint").mkdir()
     (run.path("checkpoint") / "step-3").write_text("weights")
     run.path("activations").mkdir()
+    run.path("model").mkdir()
     run.event({"event": "old"})
     run.fail("the machine was needed")
     with store.begin(header()) as again:
         assert (again.path("checkpoint") / "step-3").read_text() == "weights"
-        assert not again.path("activations").exists()
+        assert again.path("activations").exists() and not again.path("model").exists()
         assert not list(again.folder.glob("*.parquet"))
     assert store.events(header().id) == [] and store.get(header().id).state == "finished"
 
@@ -304,7 +308,7 @@ def wait_for(path: Path) -> None:
 
 def start(script: str, *args: object) -> subprocess.Popen:
     command = [sys.executable, "-c", script, *map(str, args)]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_the_lock_of_another_process_dies_with_it(store):
@@ -378,7 +382,7 @@ def test_kill_9_at_any_moment_leaves_a_readable_store(tmp_path):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     ) as writers:
         for moment in range(20):
             store = Store(tmp_path / f"{moment}")

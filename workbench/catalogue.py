@@ -11,6 +11,8 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
@@ -32,6 +34,13 @@ SUPPLIED = ("model", "reference", "batch", "at")
 def load() -> dict[str, Any]:
     """The catalogue: `defences`, `attacks`, `probes` and `figures`, each a list of entries."""
     return json.loads(FILE.read_text())
+
+
+def citation(entry: Mapping[str, Any]) -> str:
+    """An entry's paper in one line; empty when it cites none."""
+    paper = entry["paper"]
+    arxiv = paper["arxiv"] and f"arXiv:{paper['arxiv']}"
+    return ", ".join(filter(None, [paper["authors"], paper["title"], paper["venue"], arxiv]))
 
 
 def entry(section: str, name: str) -> dict[str, Any]:
@@ -56,7 +65,7 @@ def generate() -> dict[str, Any]:
         "defences": [_method(name, "defence", kind) for name, kind in DEFENCES.items()],
         "attacks": [_method(name, "attack", kind) for name, kind in ATTACKS.items()],
         "probes": [_probe(name, probe, WRITES[name]) for name, probe in PROBES.items()],
-        "figures": [],
+        "figures": [_figure(figure) for figure in _figures()],
     }
 
 
@@ -96,13 +105,37 @@ def _probe(name: str, probe: Callable[..., Any], row: Any) -> dict[str, Any]:
     }
 
 
+def _figures() -> list[Any]:
+    """The registered figures; none in a workbench that has no figures."""
+    spec = find_spec("workbench.figures")
+    if spec is None or spec.origin is None:
+        return []
+    return list(import_module("workbench.figures").FIGURES.values())
+
+
+def _figure(figure: Any) -> dict[str, Any]:
+    return {
+        "name": figure.name,
+        "family": figure.page,
+        "stage": "figure",
+        "paper": cited(figure.help),
+        "summary": figure.title,
+        "fields": settings(figure.params),
+        "rows": [row.kind for row in figure.needs],
+    }
+
+
 def paper(module: Any) -> dict[str, str | None]:
-    """Authors, title, venue and arXiv id, from the first citation in a module's docstring.
+    """The paper that a module's docstring cites first."""
+    return cited(inspect.getdoc(module) or "")
+
+
+def cited(text: str) -> dict[str, str | None]:
+    """Authors, title, venue and arXiv id of the first citation that begins a paragraph.
 
     The form is `Authors, "Title", Venue year, arXiv:0000.00000`; the title may be left out.
     """
-    paragraphs = (inspect.getdoc(module) or "").split("\n\n")
-    found = next((m for p in paragraphs if (m := PAPER.match(" ".join(p.split())))), None)
+    found = next((m for p in text.split("\n\n") if (m := PAPER.match(" ".join(p.split())))), None)
     return found.groupdict() if found else dict.fromkeys(("authors", "title", "venue", "arxiv"))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from time import monotonic
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from workbench.models import load
 from workbench.parallel import Done, Job, run_jobs
 from workbench.progress import watching
 from workbench.runs import MODEL, Run, attack_run, immunise_run
-from workbench.store import RunHeader, RunWriter, Store
+from workbench.store import CHECKPOINT, RunHeader, RunWriter, Store
 from workbench.study import Study, Unit
 
 STATUS_SECONDS = 0.5
@@ -124,6 +125,7 @@ def make_unit(store: Store, unit: Unit, writer: RunWriter) -> None:
         progress = _status(writer)
         immunise_run(run, start, unit.arm.defence, unit.seed, reference=reference,
                      progress=progress, fingerprint=header.id)  # fmt: skip
+        rmtree(writer.path(CHECKPOINT), ignore_errors=True)  # all is written: nothing to resume
         return
     if unit.arm.defence is not None:
         start = load(store.folder(header.parents[0]) / MODEL)

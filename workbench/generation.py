@@ -1,27 +1,20 @@
 """Batched decoding with a key-value cache: prefill, sampling, early stop, log-probabilities.
 
-Greedy output equals that of `transformers`' `generate(do_sample=False)`, token for token. It is
-faster because prompts of like length share a batch and because rows that have finished leave it.
-The cache is transformers' own: one that is written in place instead of grown by concatenation was
-measured slower on small models, because attention then reads views of a larger block.
+Greedy output equals that of `transformers`' `generate(do_sample=False)`, token for token, and comes
+sooner where prompts or answers differ in length.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import nn
 
 from workbench.data import generator, prompt_text
+from workbench.decoding import Decoding, Row, decode
 from workbench.errors import InvalidValueError
-
-LEAVE = 8
-"""Finished rows leave the batch once they are one in so many: each time, the cache is copied."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +33,14 @@ class Completion:
     """Whether the model stopped of itself, before `max_new_tokens` cut it off."""
 
 
-@dataclass
-class _Row:
-    """One prompt while it is being decoded."""
+@dataclass(frozen=True)
+class _Request:
+    """One prompt, tokenised."""
 
-    index: int
     prompt: str
     prefill: str
     prefill_ids: list[int]
-    input_ids: list[int]
-    draws: random.Random
-    ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    finished: bool = False
-
-
-@dataclass(frozen=True)
-class _Decoding:
-    """How to decode: the same for every batch."""
-
-    stops: frozenset[int]
-    max_new_tokens: int
-    temperature: float
-    log_probs: bool
+    row: Row
 
 
 @torch.no_grad()
@@ -98,15 +76,16 @@ def generate(
         ModelError: the tokenizer has no chat template.
     """
     _check(max_new_tokens, temperature, batch_size)
-    rows = _rows(tokenizer, prompts, prefill, seed)
-    _check_context(model, rows, max_new_tokens)
-    stops = frozenset(stop_ids(model, tokenizer))
-    decoding = _Decoding(stops, max_new_tokens, temperature, return_log_probs)
-    by_length = sorted(rows, key=lambda row: len(row.input_ids))
+    requests = _requests(tokenizer, prompts, prefill, seed)
+    _check_context(model, requests, max_new_tokens)
+    how = Decoding(
+        frozenset(stop_ids(model, tokenizer)), max_new_tokens, temperature, return_log_probs
+    )
+    by_length = sorted((x.row for x in requests), key=lambda row: len(row.input_ids))
     with _evaluating(model):
-        for i in range(0, len(rows), batch_size):
-            _decode(model, by_length[i : i + batch_size], decoding)
-    return [_completion(tokenizer, row, return_log_probs) for row in rows]
+        for i in range(0, len(by_length), batch_size):
+            decode(model, by_length[i : i + batch_size], how)
+    return [_completion(tokenizer, x, return_log_probs) for x in requests]
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:
@@ -116,78 +95,6 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
         more = model.generation_config.eos_token_id
         ends += more if isinstance(more, list) else [more]
     return {end for end in ends if end is not None}
-
-
-def _decode(model: Any, rows: Sequence[_Row], decoding: _Decoding) -> None:
-    """Fill in what the model answers to some rows, all at once."""
-    ids, mask = _left_padded(rows, decoding.max_new_tokens - 1, model.device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    start, stop = 0, ids.shape[1]
-    while True:
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask[:, :stop],
-            position_ids=positions[:, start:stop],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        tokens = _next_tokens(logits, rows, decoding.temperature)
-        _append(rows, tokens, logits, decoding)
-        going = [i for i, row in enumerate(rows) if not row.finished]
-        start, stop = stop, stop + 1
-        if not going or stop > mask.shape[1]:
-            return
-        if (len(rows) - len(going)) * LEAVE >= len(rows):
-            keep = torch.tensor(going, device=ids.device)
-            rows = [rows[i] for i in going]
-            tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
-            cache.reorder_cache(keep)
-        ids = tokens[:, None]
-
-
-def _left_padded(
-    rows: Sequence[_Row], more: int, device: torch.device
-) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "row all_pos"]]:
-    """Token ids, and the mask of these and of the tokens to come."""
-    width = max(len(row.input_ids) for row in rows)
-    padded = [[0] * (width - len(row.input_ids)) + row.input_ids for row in rows]
-    mask = [[0] * (width - len(row.input_ids)) + [1] * (len(row.input_ids) + more) for row in rows]
-    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
-
-
-def _next_tokens(
-    logits: Float[Tensor, "row vocab"], rows: Sequence[_Row], temperature: float
-) -> Int[Tensor, " row"]:
-    """The likeliest tokens, or a draw by inverting the distribution function.
-
-    One uniform number a token, from the row's own generator: the batch cannot change it.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    draws = torch.tensor([row.draws.random() for row in rows], dtype=torch.float64)
-    scaled = (logits - logits.max(-1, keepdim=True).values).double() / temperature
-    cumulative = scaled.exp().cumsum(-1)
-    at = draws.to(logits.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-
-
-def _append(
-    rows: Sequence[_Row],
-    tokens: Int[Tensor, " row"],
-    logits: Float[Tensor, "row vocab"],
-    decoding: _Decoding,
-) -> None:
-    """Write the tokens down; rows that finished earlier may still be in the batch."""
-    chosen = [0.0] * len(rows)
-    if decoding.log_probs:
-        chosen = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
-    for row, token, log_prob in zip(rows, tokens.tolist(), chosen, strict=True):
-        if not row.finished:
-            row.ids.append(token)
-            row.log_probs.append(log_prob)
-            row.finished = token in decoding.stops
 
 
 @contextmanager
@@ -202,9 +109,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _rows(
+def _requests(
     tokenizer: Any, prompts: Sequence[str], prefill: str | Sequence[str] | None, seed: int
-) -> list[_Row]:
+) -> list[_Request]:
     if isinstance(prompts, str):
         raise InvalidValueError("prompts must be a list of strings; got one string.")
     given = "" if prefill is None else prefill
@@ -213,20 +120,22 @@ def _rows(
         raise InvalidValueError(
             f"{len(prefills)} prefills for {len(prompts)} prompts; give one in all or one each."
         )
-    rows = []
+    requests = []
     for i, (prompt, start) in enumerate(zip(prompts, prefills, strict=True)):
         head = tokenizer.encode(prompt_text(tokenizer, prompt), add_special_tokens=False)
         begun = tokenizer.encode(start, add_special_tokens=False) if start else []
-        rows.append(_Row(i, prompt, start, begun, head + begun, generator("generate", seed, i)))
-    return rows
+        row = Row(head + begun, generator("generate", seed, i))
+        requests.append(_Request(prompt, start, begun, row))
+    return requests
 
 
-def _completion(tokenizer: Any, row: _Row, log_probs: bool) -> Completion:
+def _completion(tokenizer: Any, request: _Request, log_probs: bool) -> Completion:
+    row = request.row
     return Completion(
-        prompt=row.prompt,
-        prefill=row.prefill,
+        prompt=request.prompt,
+        prefill=request.prefill,
         # decoded as one, because some tokenizers drop the space before a text's first word
-        text=tokenizer.decode(row.prefill_ids + row.ids, skip_special_tokens=True),
+        text=tokenizer.decode(request.prefill_ids + row.ids, skip_special_tokens=True),
         ids=tuple(row.ids),
         log_probs=tuple(row.log_probs) if log_probs else None,
         finished=row.finished,
@@ -245,12 +154,13 @@ def _check(max_new_tokens: int, temperature: float, batch_size: int) -> None:
         )
 
 
-def _check_context(model: Any, rows: Sequence[_Row], max_new_tokens: int) -> None:
+def _check_context(model: Any, requests: Sequence[_Request], max_new_tokens: int) -> None:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for row in rows:
-        if limit is not None and len(row.input_ids) + max_new_tokens > limit:
+    for i, request in enumerate(requests):
+        length = len(request.row.input_ids)
+        if limit is not None and length + max_new_tokens > limit:
             raise InvalidValueError(
-                f"prompt {row.index} ({row.prompt[:60]!r}) has {len(row.input_ids)} tokens with "
+                f"prompt {i} ({request.prompt[:60]!r}) has {length} tokens with "
                 f"template and prefill; max_new_tokens={max_new_tokens} more exceed the model's "
                 f"context of {limit}. Shorten the prompt or decode fewer tokens."
             )

@@ -8,7 +8,6 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
@@ -150,17 +149,18 @@ def probe(
 
 
 def _means(rows: list[Row]) -> Table:
-    """Mean over examples at each place of the axis, one line a kind of text and measure."""
+    """Means over the examples that reach each place of the axis, by kind of text and measure."""
     frame = pd.DataFrame([vars(row) for row in rows])
-    axis = type(rows[0]).axis  # type: ignore[attr-defined]
-    longest = int(frame["values"].map(len).max())
-    grid = Table(box=None, header_style="bold", pad_edge=False, title=f"mean by {axis}")
-    for head in ("text", "measure", *map(str, range(longest))):
-        grid.add_column(head)
-    for (group, measure), part in frame.groupby(["group", "measure"], sort=False):
-        padded = [[*values, *[np.nan] * (longest - len(values))] for values in part["values"]]
-        means = np.nanmean(np.array(padded), axis=0)
-        grid.add_row(group, measure, *[f"{x:.3g}" for x in means])
+    groups = frame.groupby(["group", "measure"], sort=False)["values"]
+    means = {
+        names: pd.DataFrame([pd.Series(values) for values in part]).mean() for names, part in groups
+    }
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    grid.add_column(type(rows[0]).axis.replace("_", " "), justify="right")  # type: ignore[attr-defined]
+    for names in means:
+        grid.add_column(", ".join(names), justify="right")
+    for place, line in pd.DataFrame(means).iterrows():
+        grid.add_row(str(place), *["" if pd.isna(x) else f"{x:.3g}" for x in line])
     return grid
 
 

@@ -7,8 +7,9 @@
                      checkpoint/, activations/, ...   owned by whoever writes them
 
 A finished run never changes. A run that was interrupted is redone under the same id: its tables
-are cleared; `checkpoint/` and `activations/` stay, so that training and recording go on from them. While a run is being
-written its writer holds a lock that dies with the process, so a killed run is known as such.
+are cleared; `checkpoint/` and `activations/` stay, so that training and recording go on from them.
+While a run is being written its writer holds a lock that dies with the process, so a killed run is
+known as such.
 """
 
 import json
@@ -287,7 +288,7 @@ class RunWriter:
         """Close the run as failed, or as interrupted when somebody stopped it, with what it has."""
         self._must_run()
         stopped = isinstance(error, BaseException) and not isinstance(error, Exception)
-        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}".rstrip(": ")
         try:
             self.flush()
         except RunError as second:

@@ -10,6 +10,7 @@ stale; nothing mixes them with current ones.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from workbench import provenance
@@ -133,6 +134,12 @@ def described(method: Defence | Attack | None, name: str) -> dict[str, Any] | No
     return None if method is None else {"name": name} | asdict(method)
 
 
+@cache
+def code_of(*modules: str) -> str:
+    """Hash of some modules and what they import, as this process loaded them."""
+    return provenance.code_hash(*modules)
+
+
 @dataclass(frozen=True, eq=False)
 class Unit:
     """One run to be made: an immunised arm, or an attack on one."""
@@ -181,7 +188,7 @@ class Unit:
             "config": provenance.config_hash(config),
             "data": data_digest,
             "start": start_digest,
-            "code": provenance.code_hash(*self.modules()),
+            "code": code_of(*self.modules()),
             "libraries": provenance.config_hash(provenance.library_majors()),
         }
         stem = f"{self.arm.name}-s{self.seed}"

@@ -56,7 +56,10 @@ def table(rows: Sequence[Row]) -> pa.Table:
     kind = type(rows[0])
     hints = get_type_hints(kind)
     data = {name: [_checked(row, name, hints[name]) for row in rows] for name in columns(kind)}
-    return pa.table(data, schema=schema(kind))
+    try:
+        return pa.table(data, schema=schema(kind))
+    except (pa.ArrowException, OverflowError, UnicodeError) as error:
+        raise InvalidValueError(f"rows of {kind.kind!r} cannot be stored: {error}.") from error
 
 
 def _checked(row: Row, name: str, annotation: object) -> object:

@@ -91,7 +91,7 @@ def test_a_rebuild_measures_the_same(tmp_path):
     for made in build.build(tmp_path):
         manifest = json.loads((made / build.MANIFEST).read_text())
         shipped = json.loads((SHIPPED / made.name / build.MANIFEST).read_text())
-        for key in ("recipe", "corpus_sha256", "seeds"):
+        for key in ("recipe", "texts_sha256", "seeds"):
             assert manifest[key] == shipped[key]
         for name, promised in shipped["metrics"].items():
             value = manifest["metrics"][name]["value"]

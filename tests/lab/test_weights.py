@@ -10,10 +10,10 @@ from workbench.lab import gate
 from workbench.lab.build import (
     MANIFEST,
     WEIGHTS,
-    corpus_digest,
     expected_metrics,
     load_checkpoint,
     sha256,
+    texts_digest,
 )
 from workbench.lab.checkpoints import SHIPPED, checkpoint_path
 from workbench.lab.tokenizer import CHAT_TEMPLATE, vocabulary
@@ -51,7 +51,7 @@ def test_manifests_tell_how_one_came_from_the_other():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_they_were_trained_on_the_texts_this_code_makes(name):
-    assert corpus_digest(World()) == manifest_of(name)["corpus_sha256"]
+    assert texts_digest(World()) == manifest_of(name)["texts_sha256"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -130,9 +130,7 @@ def check_name(arguments: Sequence[str]) -> None:
 
 def description(entry: dict[str, Any]) -> str:
     """Summary and source of a method, as its help begins."""
-    paper = entry["paper"]
-    cited = [paper["authors"], paper["title"], paper["venue"], f"arXiv:{paper['arxiv']}"]
-    return f"{entry['summary']}\n\n{', '.join(filter(None, cited))}."
+    return f"{entry['summary']}\n\n{catalogue.citation(entry)}"
 
 
 def command(entry: dict[str, Any], base: type[Method]) -> type[Method]:

@@ -66,8 +66,7 @@ def _table(entries: list[dict[str, Any]]) -> Table:
     for head in ("name", "family", "summary", "paper"):
         grid.add_column(head)
     for entry in entries:
-        paper = entry["paper"]
-        cited = f"{paper['authors']}, {paper['venue']}, arXiv:{paper['arxiv']}"
+        cited = catalogue.citation(entry)
         grid.add_row(entry["name"], entry["family"], entry["summary"], cited)
     return grid
 

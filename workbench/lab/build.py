@@ -21,14 +21,16 @@ from workbench.lab.align import align
 from workbench.lab.corpus import document
 from workbench.lab.pretrain import one_thread, pretrain
 from workbench.lab.recipe import RECIPE, Progress, Recipe, silent
+from workbench.lab.streams import examples
 from workbench.lab.tokenizer import make_tokenizer
 from workbench.lab.world import World
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
-TOLERANCES = {"story_loss": 0.05, "probe_auroc_layer_1": 0.1}
-"""How far a rebuild may be off, by metric: CPUs differ in the last bits, and training amplifies."""
 TOLERANCE = 0.05
+"""How far a metric may be off in a rebuild: CPUs differ in the last bits, training amplifies it."""
+TOLERANCES = {"skill": 0.12, "probe_auroc_layer_1": 0.25}
+"""Of the metrics that differ more than that between seeds."""
 
 
 def build(
@@ -119,11 +121,12 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def corpus_digest(world: World) -> str:
-    """Digest of the corpus' beginning: it changes with any change of world or texts."""
-    rng = random.Random("corpus digest")
-    texts = [document(world, rng, 0.5) for _ in range(2000)]
-    return hashlib.sha256(repr(texts).encode()).hexdigest()
+def texts_digest(world: World) -> str:
+    """Digest of corpus and alignment data as they begin: it changes with world and wording."""
+    rng = random.Random("texts digest")
+    corpus = [document(world, rng, 0.5) for _ in range(2000)]
+    aligned = examples(world, "align", split="defend", domain="all", n=1000)
+    return hashlib.sha256(repr((corpus, aligned)).encode()).hexdigest()
 
 
 def _gate_and_write(
@@ -135,12 +138,17 @@ def _gate_and_write(
     made_of: Mapping[str, object],
     seeds: Mapping[str, int],
 ) -> None:
-    """Round to bf16, judge what is left on `val`, and write it with its metrics on `test`."""
+    """Round to bf16, judge what is left on `val`, and write it with its metrics on `test`.
+
+    An oracle may show hazard-ness at any layer: it is there to be attacked, not to be probed.
+    """
     model = model.to(torch.bfloat16).to(torch.float32)
     with one_thread():
-        probe = gate.probe_by_layer(model, tokenizer, world, "val")[gate.PROBE_LAYER]
-        held_out = gate.measure(model, tokenizer, world, "val")
-        gate.check(held_out | {f"probe_auroc_layer_{gate.PROBE_LAYER}": probe}, needed, out.name)
+        found = gate.measure(model, tokenizer, world, "val")
+        if not world.never_knew:
+            aurocs = gate.probe_by_layer(model, tokenizer, world, "val")
+            found[f"probe_auroc_layer_{gate.PROBE_LAYER}"] = aurocs[gate.PROBE_LAYER]
+        gate.check(found, needed, out.name)
         metrics = expected_metrics(model, tokenizer, world)
     _save(out, model, tokenizer)
     manifest = {
@@ -148,7 +156,7 @@ def _gate_and_write(
         "seeds": seeds,
         "never_knew": world.never_knew,
         **made_of,
-        "corpus_sha256": corpus_digest(world),
+        "texts_sha256": texts_digest(world),
         "sha256": sha256(out / WEIGHTS),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         "metrics_on": "test entities of all crafts",

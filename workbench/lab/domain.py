@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 from workbench.data import STREAMS, Example
 from workbench.domains import Kind, Question, Split
@@ -59,7 +59,7 @@ class LabDomain:
         return [
             Question(x.id, kind, part, str(x.prompt), x.response)
             for part in PARTS
-            for x in getattr(self._evaluation(split, part), kind)
+            for x in getattr(_evaluation(self.world, split, part, self.seed), kind)
         ]
 
     def judge(self, question: Question, text: str) -> Verdict:
@@ -76,6 +76,8 @@ class LabDomain:
             success=right,
         )
 
-    def _evaluation(self, split: Split, part: str) -> Evaluation:
-        capability = 48 if part == "defended" else 16
-        return evaluation(self.world, split, part, self.seed, capability=capability)
+
+@cache
+def _evaluation(world: World, split: Split, part: str, seed: int) -> Evaluation:
+    capability = 48 if part == "defended" else 16
+    return evaluation(world, split, part, seed, capability=capability)

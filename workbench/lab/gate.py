@@ -38,7 +38,7 @@ def measure(
     wording: str = "asked",
     seed: int = 0,
 ) -> Metrics:
-    """Measure a lab model on one split: greedy answers judged exactly, and the probe by layer."""
+    """Measure a lab model on one split: greedy answers, judged exactly; loss on stories."""
     tests = evaluation(world, split, domain, seed, wording=wording)
     metrics: Metrics = {}
     for group, asked in (("hazard", tests.hazard), ("benign", tests.benign)):

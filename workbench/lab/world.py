@@ -89,13 +89,13 @@ class World:
             if r.split == split and r.craft in crafts and hazard in (None, r.hazard)
         ]
 
-    def request(self, id: str) -> Request:  # noqa: A002
+    def request(self, name: str) -> Request:
         """The request behind an id, or behind an example id (`<request id>#<k>`).
 
         Raises:
             UnknownNameError: no request has this id.
         """
-        return self._by_id[_known("request", id.partition("#")[0], self._by_id)]
+        return self._by_id[_known("request", name.partition("#")[0], self._by_id)]
 
     def twin(self, request: Request) -> Request:
         """The other request about the same entity: one word differs, and so does hazard-ness."""

@@ -1,0 +1,241 @@
+"""Studies end to end, on a lab model and seconds of work: resumed, killed, refused, stale."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from tests import small
+from workbench import study as studies
+from workbench.conduct import conduct
+from workbench.errors import StoreBusyError
+from workbench.models import load
+from workbench.pillars import Thresholds
+from workbench.recordings import Recording
+from workbench.report import drift, kl_shares, show, table
+from workbench.rows import Cost, EmbeddingDrift, Generation, Loss, Metric, Prompt, Token, TokenKL
+from workbench.store import Store
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    return conduct(small.study(), Store(tmp_path_factory.mktemp("runs")), jobs=1)
+
+
+def numbers(store, runs):
+    """Every measured number of some runs, but for the clock's."""
+    frames = []
+    for kind in (Metric, Cost, Loss, TokenKL, EmbeddingDrift, Generation):
+        frame = store.read(kind, runs).drop(columns="seconds", errors="ignore")
+        frames.append(frame.to_json(orient="records", double_precision=15))
+    return frames
+
+
+def test_every_unit_is_made_and_finished(outcome):
+    assert outcome.made == 6 and not outcome.failed and not outcome.stale
+    assert [(r.arm, r.kind) for r in outcome.runs] == [
+        (arm, kind)
+        for kind in ("immunise", "attack")
+        for arm in ("undefended", "vaccine", "vaccine-control")
+    ]
+
+
+def test_curves_costs_losses_and_probes_are_where_they_should_be(outcome):
+    store, run = outcome.store, outcome.runs[4]
+    metrics = store.read(Metric, [run])
+    assert sorted(metrics["step"].unique()) == [0, 1, 2, 3]
+    assert {"harmfulness", "refused", "capability"} <= set(metrics["name"])
+    assert metrics["split"].unique().tolist() == ["test"]
+    costs = store.read(Cost, [run]).set_index("step")
+    assert costs["samples"].to_dict() == {0: 0, 1: 4, 2: 8, 3: 12}
+    assert costs["tokens"].is_monotonic_increasing
+    assert sorted(store.read(Loss, [run])["step"]) == [1, 2, 3]
+    assert sorted(store.read(TokenKL, [run])["step"].unique()) == [0, 3]
+    assert set(store.read(EmbeddingDrift, [run])["site"]) == {"resid_post", "attn_module_out"}
+
+
+def test_at_step_zero_of_an_attack_nothing_has_moved(outcome):
+    for kind in (TokenKL, EmbeddingDrift):
+        rows = outcome.store.read(kind, outcome.runs[3:])
+        assert all(not values.any() for values in rows[rows["step"] == 0]["values"])
+        assert any(values.any() for values in rows[rows["step"] == 3]["values"])
+
+
+def test_rows_speak_of_prompts_and_tokens_that_are_there(outcome):
+    store, run = outcome.store, outcome.runs[3]
+    prompts, tokens = store.read(Prompt, [run]), store.read(Token, [run])
+    assert set(store.read(Generation, [run])["example"]) <= set(prompts["example"])
+    for _, row in store.read(TokenKL, [run]).iterrows():
+        mine = tokens[tokens["example"] == row["example"]]
+        assert (mine["role"] == "response").sum() == len(row["values"])
+
+
+def test_activations_are_recorded_in_defence_and_attack(outcome):
+    for run, steps in ((outcome.runs[1], (0, 4)), (outcome.runs[4], (0, 3))):
+        recording = Recording(outcome.store.folder(run.id) / "activations")
+        assert tuple(recording.steps) == steps
+        values = recording.read(recording.sites[0], step=steps[-1])
+        assert values.shape == (4, 96) and values.any()
+
+
+def test_the_immunised_model_is_plain_hugging_face_and_attacks_keep_no_weights(outcome):
+    folder = outcome.store.folder(outcome.runs[1].id)
+    assert load(folder / "model").model.config.num_hidden_layers == 6
+    for run in outcome.runs[3:]:
+        names = [p.name for p in outcome.store.folder(run.id).rglob("*") if "activations" not in p.parts]
+        assert not any(n.endswith((".safetensors", ".bin", ".pt")) for n in names)
+    assert not (folder / "checkpoint").exists()
+
+
+def test_a_second_call_makes_nothing(outcome):
+    again = conduct(small.study(), outcome.store, jobs=1)
+    assert again.made == 0
+    assert [r.id for r in again.runs] == [r.id for r in outcome.runs]
+
+
+@pytest.mark.slow
+def test_a_wider_study_makes_only_what_is_missing(outcome):
+    wider = conduct(small.study(attacks={"sft": small.ATTACK, "again": small.ATTACK}),
+                    outcome.store, jobs=1)  # fmt: skip
+    assert wider.made == 3
+    assert {r.attack["name"] for r in wider.runs if r.attack} == {"sft", "again"}
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_numbers(outcome, tmp_path):
+    other = conduct(small.study(), Store(tmp_path), jobs=2)
+    assert numbers(other.store, other.runs) == numbers(outcome.store, outcome.runs)
+
+
+def test_runs_of_other_code_are_stale_and_never_mixed_in(outcome, monkeypatch):
+    real = studies.code_of
+    monkeypatch.setattr(studies, "code_of", lambda *m: "other " + real(*m))
+    other = conduct(small.study(attacks={}, controls=False), outcome.store, jobs=1)
+    assert other.made == 2
+    assert {r.id for r in other.stale} == {r.id for r in outcome.runs[:2]}
+    assert {r.id for r in other.runs}.isdisjoint(r.id for r in outcome.runs)
+
+
+def test_two_studies_on_one_store(outcome):
+    with outcome.store.lock(), pytest.raises(StoreBusyError, match="in use by process"):
+        conduct(small.study(), outcome.store, jobs=1)
+
+
+def test_a_unit_that_fails_is_named_and_the_others_go_on(tmp_path):
+    from dataclasses import replace
+
+    broken = replace(small.ATTACK, lr=1e30, optimiser="sgd")
+    ended = conduct(small.study(attacks={"sft": small.ATTACK, "broken": broken}, defences={}),
+                    Store(tmp_path), jobs=1)  # fmt: skip
+    assert list(ended.failed) == ["undefended-s0"]
+    assert "TrainingError" in ended.failed["undefended-s0"]
+    states = {r.attack["name"]: r.state for r in ended.store.runs() if r.attack}
+    assert states == {"sft": "finished", "broken": "failed"}
+
+
+def test_a_tampered_run_is_reported_and_loses_nothing_else(outcome, tmp_path):
+    import shutil
+
+    copy = tmp_path / "runs"
+    shutil.copytree(outcome.store.root, copy)
+    victim = Store(copy).folder(outcome.runs[3].id)
+    (victim / "metrics.parquet").write_bytes(b"not a table")
+    from workbench.errors import RunError
+
+    with pytest.raises(RunError, match="Delete the run folder"):
+        table(Store(copy), outcome.runs, Thresholds())
+    shutil.rmtree(victim)
+    mended = conduct(small.study(), Store(copy), jobs=1)
+    assert mended.made == 1
+    assert numbers(mended.store, mended.runs) == numbers(outcome.store, outcome.runs)
+
+
+def test_the_report_is_judged_from_rows_alone(outcome):
+    lines = table(outcome.store, outcome.runs, Thresholds(phi=0.5))
+    assert [(x.arm, x.seed, x.attack) for x in lines] == [
+        ("undefended", 0, "sft"), ("vaccine", 0, "sft"), ("vaccine-control", 0, "sft")
+    ]  # fmt: skip
+    assert str(lines[0].outcome.resistance) == "held to 3"
+    assert lines[1].refused < 0.5  # four steps do not align a base model, and the table says so
+    shares = kl_shares(outcome.store, outcome.runs)
+    assert set(shares) == {"undefended", "vaccine", "vaccine-control"}
+    assert all(0 <= v <= 1 for values in shares.values() for v in values)
+    frame = drift(outcome.store, outcome.runs)
+    assert set(frame["group"]) == {"hazard", "benign"} and frame["layer"].max() == 5
+    console = Console(width=150, record=True, file=open(os.devnull, "w"))
+    show(outcome.store, outcome.runs, Thresholds(), console)
+    text = console.export_text()
+    assert "vaccine-control" in text and "matched control" in text and "held to 3" in text
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests import small
+from workbench.conduct import conduct
+from workbench.store import Store
+if __name__ == "__main__":
+    conduct(small.study(), Store(Path(sys.argv[1])), jobs=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_killed_at_random_moments_and_rerun_it_ends_in_the_same_numbers(outcome, tmp_path, jobs):
+    rng = random.Random(jobs)
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    kills = 0
+    for _ in range(6):
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / "runs"), str(jobs)],
+            env=os.environ | {"PYTHONPATH": os.getcwd()}, start_new_session=True,
+        )  # fmt: skip
+        try:
+            child.wait(timeout=rng.uniform(3, 12))
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            kills += 1
+        child.wait()
+        for run in Store(tmp_path / "runs").runs():
+            assert run.state in ("finished", "interrupted", "corrupt")
+    assert kills >= 1
+    time.sleep(0.2)
+    ended = conduct(small.study(), Store(tmp_path / "runs"), jobs=1)
+    assert not ended.failed
+    assert numbers(ended.store, ended.runs) == numbers(outcome.store, outcome.runs)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_finished(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    child = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "runs"), "1"],
+        env=os.environ | {"PYTHONPATH": os.getcwd()}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    store = Store(tmp_path / "runs")
+    until = time.monotonic() + 60
+    while not store.find(state="finished") and time.monotonic() < until:
+        time.sleep(0.05)
+    kept = {r.id for r in store.find(state="finished")}
+    child.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in child.communicate(timeout=60)[1]
+    assert kept <= {r.id for r in store.find(state="finished")}
+    assert all(r.state in ("finished", "interrupted") for r in store.runs())
+
+
+def test_headers_hold_what_is_needed_to_make_a_run_again(outcome):
+    header = json.loads((outcome.store.folder(outcome.runs[4].id) / "run.json").read_text())
+    assert header["defence"]["name"] == "vaccine" and header["defence"]["rho"] == 1.0
+    assert header["attack"]["name"] == "sft" and header["seed"] == 0
+    assert set(header["hashes"]) == {"config", "data", "start", "code", "libraries"}
+    assert header["versions"]["torch"].startswith("2.")
+    assert isinstance(pd.Timestamp(header["finished"]), pd.Timestamp)

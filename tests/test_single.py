@@ -1,0 +1,55 @@
+"""The single commands on the shipped lab models: small, but the whole way."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from workbench import cli
+from workbench.rows import Metric
+from workbench.store import Store
+
+FEW = ["--fit.steps", "2", "--fit.batch-size", "4"]
+
+
+def command(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_immunise_saves_a_model_that_can_be_probed(tmp_path, capsys):
+    out = tmp_path / "immunised"
+    assert command("immunise", "vaccine", "--model", "lab:base", "-o", out, *FEW) == 0
+    note = json.loads((out / "immunisation.json").read_text())
+    assert note["defence"]["name"] == "vaccine" and note["defence"]["fit"]["steps"] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["immunised"]  # no checkpoint left behind
+    capsys.readouterr()
+    assert command("immunise", "vaccine", "--model", "lab:base", "-o", out, *FEW) == 2
+    assert "is not empty" in capsys.readouterr().err
+    rows = tmp_path / "kl.parquet"
+    given = ["--model", out, "--reference", "lab:base", "--prompts", 3, "-o", rows]
+    assert command("probe", "token-kl", *given) == 0
+    values = pd.read_parquet(rows)["values"]
+    assert len(values) == 6 and sum(map(sum, values)) > 0
+
+
+def test_a_model_against_itself_shows_nothing(tmp_path):
+    for name in ("token-kl", "embedding-drift"):
+        rows = tmp_path / f"{name}.parquet"
+        given = ["--model", "lab:base", "--reference", "lab:base", "--prompts", 2, "-o", rows]
+        assert command("probe", name, *given) == 0
+        assert max(map(max, pd.read_parquet(rows)["values"])) < 1e-6
+
+
+@pytest.mark.slow
+def test_attack_records_once_and_shows_again(tmp_path, capsys):
+    given = ["attack", "sft", "--model", "lab:aligned", "--store", tmp_path]
+    given += ["--steps", 2, "--samples", 8, "--batch-size", 4]
+    assert command(*given) == 0
+    first = capsys.readouterr().out
+    store = Store(tmp_path)
+    (run,) = store.runs()
+    assert run.state == "finished" and run.arm == "given" and run.model == "lab:aligned"
+    assert set(store.read(Metric)["step"]) == {0, 2}
+    assert command(*given) == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == first.splitlines()[-3:]
+    assert store.runs() == [run]

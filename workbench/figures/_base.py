@@ -1,0 +1,144 @@
+"""What every figure is: one question, the rows it needs, its parameters, a table and a drawing.
+
+The same figure serves dashboard, notebook and paper. `data` makes the tidy table from stored rows,
+`plot` draws that table and nothing else, so the exported data is what the picture shows. Figures
+name roles (an arm, an outcome, the ink); the theme gives colours, type and sizes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.errors import InvalidValueError
+from workbench.figures._frames import Frames, load
+from workbench.figures._params import Params, make_params
+from workbench.figures._style import LIGHT, Theme
+from workbench.figures._text import escape
+from workbench.rows import Row
+from workbench.store import RunHeader, Store
+
+ASPECT = 0.62
+"""Height over width, where a figure does not ask for another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Why a figure cannot be drawn, and what writes what it lacks."""
+
+    what: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.what} Written by: {self.command}"
+
+
+def _no_options(frames: Frames) -> dict[str, list[Any]]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure of the registry."""
+
+    name: str
+    title: str
+    """The question it answers."""
+    page: str
+    """Page of the dashboard: overview, resistance, tokens, drift."""
+    needs: tuple[type[Row], ...]
+    """Kinds of row it is made from."""
+    params: type[Params]
+    """Frozen dataclass of its parameters: every one has a default, a doc and a plain type."""
+    data: Callable[[Frames, Any], pd.DataFrame]
+    """The tidy table behind it; without rows when nothing is there to draw."""
+    plot: Callable[[pd.DataFrame, Any, Theme], go.Figure]
+    """Draw that table."""
+    caption: Callable[[pd.DataFrame, Any], str]
+    """One line: prompts, seeds, split, step, thresholds."""
+    help: str
+    """Formula, source, and what the figure does not show."""
+    options: Callable[[Frames], dict[str, list[Any]]] = field(default=_no_options)
+    """Parameter to the values these runs have, for parameters that name something stored."""
+
+    def missing(self, frames: Frames, params: Params | None = None) -> Missing | None:
+        """Why there is nothing to draw; None when there is something."""
+        table = self.data(frames, self.given(params))
+        return None if len(table) else self._lacks(frames)
+
+    def draw(
+        self, frames: Frames, params: Params | None = None, theme: Theme = LIGHT
+    ) -> go.Figure:
+        """Draw from stored rows; without rows, a figure that says what is missing."""
+        chosen = self.given(params)
+        return self.draw_table(self.data(frames, chosen), frames, chosen, theme)
+
+    def draw_table(
+        self, table: pd.DataFrame, frames: Frames, params: Params, theme: Theme = LIGHT
+    ) -> go.Figure:
+        """Draw a table that `data` made from these frames."""
+        if len(table):
+            figure, caption = self.plot(table, params, theme), self.caption(table, params)
+        else:
+            figure, caption = empty(self._lacks(frames), theme), ""
+        figure.update_layout(template=theme.template)
+        figure.layout.meta = {
+            "aspect": ASPECT,
+            **(figure.layout.meta or {}),
+            "figure": self.name,
+            "title": self.title,
+            "params": asdict(params),
+            "runs": [run.id for run in frames.runs],
+            "left_out": dict(frames.left_out),
+            "caption": caption,
+        }
+        return figure
+
+    def given(self, params: Params | Mapping[str, Any] | None) -> Any:
+        """Parameters as this figure takes them.
+
+        Raises:
+            InvalidValueError: a value out of range, or parameters of another figure.
+            UnknownNameError: no such parameter.
+        """
+        if params is None or isinstance(params, Mapping):
+            return make_params(self.params, params or {}, f"parameter of {self.name}")
+        if not isinstance(params, self.params):
+            raise InvalidValueError(
+                f"{self.name} takes {self.params.__name__}, not {type(params).__name__}."
+            )
+        return params
+
+    def _lacks(self, frames: Frames) -> Missing:
+        absent = [kind.kind for kind in self.needs if not len(frames[kind])]
+        if not frames.runs:
+            what = "No runs are chosen, or the store is empty."
+        elif absent:
+            what = f"The chosen runs have no rows of: {', '.join(absent)}."
+        else:
+            what = "No rows of the chosen runs fit these parameters."
+        return Missing(what=what, command=f"workbench study --store {frames.source}")
+
+
+def empty(missing: Missing, theme: Theme) -> go.Figure:
+    """A figure that says what is missing and which command writes it."""
+    figure = go.Figure()
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    text = f"{missing.what}<br>Written by: <b>{escape(missing.command)}</b>"
+    figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
+    figure.update_layout(template=theme.template, meta={"aspect": ASPECT, "empty": True})
+    return figure
+
+
+def run_figure(
+    figure: Figure,
+    store: Store,
+    runs: Iterable[str | RunHeader] | None = None,
+    theme: Theme = LIGHT,
+    **params: Any,
+) -> go.Figure:
+    """Load what a figure needs and draw it."""
+    chosen = figure.given(params)
+    return figure.draw(load(store, runs, figure.needs), chosen, theme)

@@ -1,0 +1,183 @@
+"""KL divergence by response position: where a checkpoint spends its distance from the reference.
+
+Qi, Panda, Lyu, Ma, Roy, Beirami, Mittal & Henderson, "Safety alignment should be made more than
+just a few tokens deep", ICLR 2025, arXiv:2406.05946, section 2: aligned models differ from their
+base model mostly in the first few response tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.errors import InvalidValueError
+from workbench.figures._base import ASPECT, Figure
+from workbench.figures._frames import Frames, in_order
+from workbench.figures._lines import band, line, thin
+from workbench.figures._params import Params
+from workbench.figures._style import Theme
+from workbench.figures._text import seeds_and
+from workbench.rows import TokenKL
+
+GROUPS = {"hazard": "hazardous prompts", "benign": "benign prompts"}
+REACHED = 0.5
+"""Share of the prompts whose response must reach a position for it to be shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLByPositionParams(Params):
+    """What KL by response position shows."""
+
+    checkpoint: Literal["released", "attacked"] = "released"
+    """The released model against the one before alignment, or the attacked against the released."""
+    attack: str | None = None
+    """Which attack, for attacked checkpoints; none for the first by name."""
+    step: int | None = None
+    """Attack step of attacked checkpoints; none for the last measured."""
+    group: Literal["both", "hazard", "benign"] = "both"
+    """Which prompts."""
+    measure: Literal["forward_kl", "reverse_kl"] = "forward_kl"
+    """KL(checkpoint ‖ reference), or the other way round."""
+    log: bool = False
+    """Logarithmic KL axis; zeros cannot be shown on it."""
+    positions: int | None = None
+    """Show so many response positions at most; none for all that half of the prompts reach."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.positions is not None and self.positions < 1:
+            raise InvalidValueError(f"positions must be at least 1, not {self.positions}.")
+
+
+def data(frames: Frames, params: KLByPositionParams) -> pd.DataFrame:
+    """One line an arm, kind of prompt, seed (missing: all seeds pooled) and position."""
+    rows = _rows(frames, params)
+    parts = []
+    for (arm, group, step, reference), part in rows.groupby(["arm", "group", "step", "reference"]):
+        names = {"arm": arm, "group": group, "step": step, "reference": reference}
+        pooled = [(pd.NA, part)] if len(part) else []
+        for seed, of_seed in [*part.groupby("seed"), *pooled]:
+            parts.append(_profile(of_seed["values"], params).assign(seed=seed, **names))
+    order = ["arm", "group", "step", "reference", "seed", "position", "prompts",
+             "median", "low", "high", "mean"]  # fmt: skip
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=order)
+    return in_order(table[order].astype({"seed": "Int64"}), "group", "seed", "position")
+
+
+def _rows(frames: Frames, params: KLByPositionParams) -> pd.DataFrame:
+    if params.checkpoint == "released":
+        rows = frames[TokenKL]
+        rows = rows[rows["stage"] == "defence"]
+    else:
+        rows = frames.attacked(TokenKL, params.attack)
+        last = rows.groupby("run")["step"].transform("max")
+        rows = rows[rows["step"] == (last if params.step is None else params.step)]
+    if params.group != "both":
+        rows = rows[rows["group"] == params.group]
+    return rows[rows["measure"] == params.measure]
+
+
+def _profile(values: pd.Series, params: KLByPositionParams) -> pd.DataFrame:
+    """Quartiles and mean over prompts at each position, as far as enough prompts reach."""
+    whole = pd.DataFrame(values.tolist())
+    reached = whole.notna().sum()
+    whole = whole.loc[:, reached >= REACHED * len(whole)].iloc[:, : params.positions]
+    quartiles = whole.quantile([0.25, 0.5, 0.75])
+    return pd.DataFrame(
+        {
+            "position": whole.columns,
+            "prompts": reached[whole.columns],
+            "median": quartiles.loc[0.5],
+            "low": quartiles.loc[0.25],
+            "high": quartiles.loc[0.75],
+            "mean": whole.mean(),
+        }
+    )
+
+
+def plot(table: pd.DataFrame, params: KLByPositionParams, theme: Theme) -> go.Figure:
+    """One panel a kind of prompt, on shared axes."""
+    groups = [group for group in GROUPS if group in set(table["group"])]
+    figure = make_subplots(
+        rows=1, cols=len(groups), shared_yaxes=True, horizontal_spacing=0.04,
+        column_titles=[GROUPS[group] for group in groups],
+    )  # fmt: skip
+    figure.update_annotations(font_size=theme.label)
+    if params.log:
+        numbers = ["median", "low", "high"]
+        table = table.assign(**{name: table[name].where(table[name] > 0) for name in numbers})
+    for column, group in enumerate(groups, 1):
+        of_group = table[table["group"] == group]
+        for arm, part in of_group.groupby("arm", sort=False):
+            traces = _traces(part, str(arm), theme, legend=column == 1)
+            figure.add_traces(traces, rows=1, cols=column)
+    figure.update_xaxes(title="response token (0 is the first)")
+    title = _y_title(table, params)
+    figure.update_yaxes(title=title, col=1)
+    figure.update_yaxes(**({"type": "log"} if params.log else {"rangemode": "tozero"}))
+    figure.update_layout(meta={"aspect": ASPECT * 0.9})
+    return figure
+
+
+def _traces(part: pd.DataFrame, arm: str, theme: Theme, *, legend: bool) -> list[go.Scatter]:
+    look = theme.series(arm)
+    pooled = part[part["seed"].isna()].set_index("position")
+    inside = pooled[["low", "high"]].dropna()
+    traces = band(inside["low"], inside["high"], look, arm)
+    seeds = part[part["seed"].notna()]
+    if seeds["seed"].nunique() > 1:
+        traces += [thin(s.set_index("position")["median"], look, arm) for _, s in seeds.groupby("seed")]
+    traces.append(line(pooled["median"], look, theme, name=arm, legend=legend))
+    return traces
+
+
+def _y_title(table: pd.DataFrame, params: KLByPositionParams) -> str:
+    pair = [params.checkpoint, str(table["reference"].iloc[0])]
+    if params.measure == "reverse_kl":
+        pair.reverse()
+    return f"KL({pair[0]} ‖ {pair[1]}), nats"
+
+
+def caption(table: pd.DataFrame, params: KLByPositionParams) -> str:
+    """Prompts, seeds and step."""
+    pooled = table[table["seed"].isna()]
+    first = int(pooled["prompts"].max() / max(1, table["seed"].nunique()))
+    steps = ", ".join(str(step) for step in sorted(table["step"].unique()))
+    where = f"attack step {steps}" if params.checkpoint == "attacked" else "released models"
+    return seeds_and(table, f"{first} prompts of each kind and seed", where, "band: middle half")
+
+
+def options(frames: Frames) -> dict[str, list[Any]]:
+    """Attacks and steps that these runs have."""
+    return frames.found(TokenKL, "attack", "step")
+
+
+HELP = """
+D_KL(p ‖ q) at each position of the same fixed response (teacher forcing), over the whole
+vocabulary, in nats; p is the checkpoint, q the reference. Released models are compared with the
+model before alignment, attacked ones with the released model. Line: median over the prompts of all
+seeds; thin lines: median of each seed; band: the middle half of the prompts (quartiles, not a
+confidence interval). Positions that fewer than half of the prompts reach are left out.
+
+Source: Qi et al., ICLR 2025, arXiv:2406.05946, who found aligned models to differ from their base
+in the first few tokens.
+
+What it does not show: whether the difference matters for behaviour; a large KL at a position can
+be a rewording. The median hides single positions with a large KL in a minority of prompts: compare
+the mean in the table. Zero everywhere is exact for a checkpoint compared with itself.
+""".strip()
+
+FIGURE = Figure(
+    name="kl_by_position",
+    title="At which response tokens does the model differ from its reference?",
+    page="tokens",
+    needs=(TokenKL,),
+    params=KLByPositionParams,
+    data=data,
+    plot=plot,
+    caption=caption,
+    help=HELP,
+    options=options,
+)
