@@ -38,17 +38,19 @@ class Session:
         """The rows of the arms on show."""
         return self.reader.frames(self.listing, self.arms, needs)
 
-    def params(self, figure: Figure, frames: Frames | None = None) -> Params:
+    def params(self, figure: Figure, frames: Frames) -> Params:
         """A figure's parameters: those all pages share, then those set on its panel.
 
-        With frames, a name that these runs do not have falls back to the first that they have.
+        A step that these runs were not measured at becomes the last one before it.
         """
-        own = panel_options(self.view, figure)
+        given: dict[str, Any] = shared(self.view, figure)
+        steps = figure.options(frames).get("step", [])
+        if "step" in given and steps and given["step"] not in steps:
+            given["step"] = max([s for s in steps if s <= given["step"]], default=min(steps))
         try:
-            params = figure.given(shared(self.view, figure) | own)
-        except WorkbenchError:  # said in the notices
-            params = figure.given(shared(self.view, figure))
-        return params
+            return figure.given(given | panel_options(self.view, figure))
+        except WorkbenchError:  # the notices say it
+            return figure.given(given)
 
 
 def shared(view: View, figure: Figure) -> dict[str, Any]:

@@ -127,7 +127,6 @@ def _controls() -> Any:
                     SMALLEST_MARGIN),
             _slider("utility_floor", "utility floor, share of the start’s capability", 0, 1, 0.01),
             _slider("step", "attack step", 0, 1, 1),
-            _slider("layer", "layer", 0, 1, 1),
         ],
         id="controls", className="controls",
     )  # fmt: skip

@@ -34,7 +34,6 @@ class View:
     phi: float = Thresholds.phi
     stability_margin: float = Thresholds.stability_margin
     utility_floor: float = Thresholds.utility_floor
-    layer: int | None = None
     step: int | None = None
     """Attack step of the cursor; None: the last one."""
     prompt: str | None = None
@@ -152,7 +151,6 @@ READ: dict[str, Callable[[list[str]], Any]] = {
     "phi": _share(0),
     "stability_margin": _share(SMALLEST_MARGIN),
     "utility_floor": _share(0),
-    "layer": _count,
     "step": _count,
     "prompt": _name,
     "theme": _theme,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -144,8 +145,9 @@ def test_settings_reach_the_method(single, tmp_path):
     given = ["--model", "lab:base", "-o", str(tmp_path), "--rho", "3", "--seed", "5"]
     given += ["--fit.steps", "7", "--layers", "1", "2"]
     assert cli.main(["immunise", "vaccine", *given]) == 0
-    name, defence, model, data, out, seed, _ = single["immunise"]
+    name, defence, model, data, seed, store, out, _ = single["immunise"]
     assert (name, model, data, out, seed) == ("vaccine", "lab:base", "lab", tmp_path, 5)
+    assert store.root == Path("runs")
     assert (defence.rho, defence.fit.steps, defence.layers) == (3.0, 7, (1, 2))
 
 

@@ -1,5 +1,6 @@
 """Studies end to end, on a lab model and seconds of work: resumed, killed, refused, stale."""
 
+import io
 import json
 import os
 import random
@@ -89,7 +90,9 @@ def test_the_immunised_model_is_plain_hugging_face_and_attacks_keep_no_weights(o
     folder = outcome.store.folder(outcome.runs[1].id)
     assert load(folder / "model").model.config.num_hidden_layers == 6
     for run in outcome.runs[3:]:
-        names = [p.name for p in outcome.store.folder(run.id).rglob("*") if "activations" not in p.parts]
+        names = [
+            p.name for p in outcome.store.folder(run.id).rglob("*") if "activations" not in p.parts
+        ]
         assert not any(n.endswith((".safetensors", ".bin", ".pt")) for n in names)
     assert not (folder / "checkpoint").exists()
 
@@ -169,7 +172,7 @@ def test_the_report_is_judged_from_rows_alone(outcome):
     assert all(0 <= v <= 1 for values in shares.values() for v in values)
     frame = drift(outcome.store, outcome.runs)
     assert set(frame["group"]) == {"hazard", "benign"} and frame["layer"].max() == 5
-    console = Console(width=150, record=True, file=open(os.devnull, "w"))
+    console = Console(width=150, record=True, file=io.StringIO())
     show(outcome.store, outcome.runs, Thresholds(), console)
     text = console.export_text()
     assert "vaccine-control" in text and "matched control" in text and "held to 3" in text

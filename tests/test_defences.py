@@ -54,7 +54,9 @@ def test_changes_the_copy_and_leaves_no_hooks(name, model):
     out = make(name).immunise(model, streams(DEFENCES[name].streams))
     assert type(out) is type(model)
     assert hooks(out) == 0
-    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), out.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(model.parameters(), out.parameters(), strict=True)
+    )
 
 
 def test_in_place_trains_the_model_that_was_given(name):
@@ -63,7 +65,9 @@ def test_in_place_trains_the_model_that_was_given(name):
 
 
 def test_same_seed_same_weights(name):
-    runs = [make(name).immunise(tiny.llama(), streams(DEFENCES[name].streams), seed=1) for _ in "ab"]
+    runs = [
+        make(name).immunise(tiny.llama(), streams(DEFENCES[name].streams), seed=1) for _ in "ab"
+    ]
     a, b = (r.state_dict() for r in runs)
     assert all(torch.equal(v, b[k]) for k, v in a.items())
 

@@ -26,7 +26,7 @@ def die_until(path, times, log):
     """Kill this worker the first `times` times it is asked."""
     with open(log, "a") as f:
         f.write("x")
-    count = len(open(path).read()) if os.path.exists(path) else 0
+    count = os.path.getsize(path) if os.path.exists(path) else 0
     if count < times:
         with open(path, "a") as f:
             f.write("x")
@@ -60,7 +60,10 @@ def test_workers_use_one_thread():
 
 def test_a_worker_that_dies_once_is_replaced(tmp_path):
     marks, log = str(tmp_path / "deaths"), str(tmp_path / "log")
-    jobs = [Job("unlucky", die_until, (marks, 1, log)), *(Job(str(i), double, (i,)) for i in range(3))]
+    jobs = [
+        Job("unlucky", die_until, (marks, 1, log)),
+        *(Job(str(i), double, (i,)) for i in range(3)),
+    ]
     done = run(jobs, under_way=lambda: ["unlucky"])
     assert done["unlucky"].result == "survived"
     assert all(done[str(i)].result == 2 * i for i in range(3))

@@ -41,17 +41,23 @@ def test_a_model_against_itself_shows_nothing(name, pair):
 def test_rows_are_of_the_declared_kind_and_say_where_they_were_measured(name, pair):
     rows = PROBES[name](*pair, batch(), AT)
     assert {type(r) for r in rows} == {WRITES[name]}
-    assert {(r.stage, r.step, r.reference, r.group) for r in rows} == {("attack", 3, "released", "hazard")}
+    assert {(r.stage, r.step, r.reference, r.group) for r in rows} == {
+        ("attack", 3, "released", "hazard")
+    }
     assert {r.example for r in rows} == {x.id for x in TEXTS}
     assert re.search(r"arXiv:\d{4}\.\d{5}", sys.modules[PROBES[name].__module__].__doc__)
 
 
 @pytest.mark.parametrize("name", PROBES)
 def test_padding_and_other_rows_do_not_matter(name, pair):
-    together = {(r.example, getattr(r, "measure", "")): r.values for r in PROBES[name](*pair, batch(), AT)}
+    together = {
+        (r.example, getattr(r, "measure", "")): r.values for r in PROBES[name](*pair, batch(), AT)
+    }
     for side, texts in (("left", TEXTS), ("right", TEXTS[::-1]), ("right", TEXTS[1:2])):
         for r in PROBES[name](*pair, batch(side, texts), AT):
-            assert r.values == pytest.approx(together[r.example, getattr(r, "measure", "")], abs=2e-4)
+            assert r.values == pytest.approx(
+                together[r.example, getattr(r, "measure", "")], abs=2e-4
+            )
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -119,7 +125,9 @@ def test_drift_equals_the_obvious_computation(pair):
         cosine = [1 - F.cosine_similarity(s, t, dim=0).item() for s, t in zip(x, y, strict=True)]
         assert rows["l2"].values[layer] == pytest.approx(sum(l2) / len(l2), rel=1e-3)
         assert rows["relative_l2"].values[layer] == pytest.approx(sum(relative) / len(l2), rel=1e-3)
-        assert rows["cosine_distance"].values[layer] == pytest.approx(sum(cosine) / len(l2), rel=1e-3)
+        assert rows["cosine_distance"].values[layer] == pytest.approx(
+            sum(cosine) / len(l2), rel=1e-3
+        )
 
 
 def test_an_adapter_that_does_nothing_has_no_drift():
@@ -132,7 +140,7 @@ def test_an_adapter_that_does_nothing_has_no_drift():
 
 
 def test_scaling_the_shift_scales_the_drift():
-    """Drift of θ + 2Δ at the embedding's read-out is twice that of θ + Δ where the path is linear."""
+    """Where the path from weights to stream is linear, drift of θ + 2Δ is twice that of θ + Δ."""
     plain, once, twice = (tiny.llama().eval() for _ in range(3))
     for model, factor in ((once, 1.0), (twice, 2.0)):
         with torch.no_grad():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from workbench import cli
-from workbench.rows import Metric
+from workbench.rows import Loss, Metric
 from workbench.store import Store
 
 FEW = ["--fit.steps", "2", "--fit.batch-size", "4"]
@@ -16,14 +16,17 @@ def command(*arguments):
     return cli.main([str(argument) for argument in arguments])
 
 
-def test_immunise_saves_a_model_that_can_be_probed(tmp_path, capsys):
-    out = tmp_path / "immunised"
-    assert command("immunise", "vaccine", "--model", "lab:base", "-o", out, *FEW) == 0
+def test_immunise_leaves_a_run_folder_and_a_model_that_can_be_probed(tmp_path, capsys):
+    out, root = tmp_path / "immunised", tmp_path / "runs"
+    given = ["immunise", "vaccine", "--model", "lab:aligned", "--store", root, "-o", out, *FEW]
+    assert command(*given) == 0
     note = json.loads((out / "immunisation.json").read_text())
     assert note["defence"]["name"] == "vaccine" and note["defence"]["fit"]["steps"] == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["immunised"]  # no checkpoint left behind
+    assert note["model"] == "lab:base"  # where Vaccine starts
+    (run,) = Store(root).runs()
+    assert run.state == "finished" and len(Store(root).read(Loss)) == 2
     capsys.readouterr()
-    assert command("immunise", "vaccine", "--model", "lab:base", "-o", out, *FEW) == 2
+    assert command(*given) == 2
     assert "is not empty" in capsys.readouterr().err
     rows = tmp_path / "kl.parquet"
     given = ["--model", out, "--reference", "lab:base", "--prompts", 3, "-o", rows]
@@ -47,9 +50,9 @@ def test_attack_records_once_and_shows_again(tmp_path, capsys):
     assert command(*given) == 0
     first = capsys.readouterr().out
     store = Store(tmp_path)
-    (run,) = store.runs()
+    run = store.runs()[-1]
     assert run.state == "finished" and run.arm == "given" and run.model == "lab:aligned"
-    assert set(store.read(Metric)["step"]) == {0, 2}
+    assert set(store.read(Metric, [run])["step"]) == {0, 2}
     assert command(*given) == 0
     assert capsys.readouterr().out.splitlines()[-3:] == first.splitlines()[-3:]
-    assert store.runs() == [run]
+    assert store.runs()[-1] == run

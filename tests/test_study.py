@@ -62,9 +62,7 @@ def test_a_runs_id_depends_on_its_own_code_alone(monkeypatch):
     study = small.study()
     before = header(study).id
     hashes = {}
-    monkeypatch.setattr(
-        studies, "code_of", lambda *modules: hashes.setdefault(modules, "changed")
-    )
+    monkeypatch.setattr(studies, "code_of", lambda *modules: hashes.setdefault(modules, "changed"))
     assert header(study).id != before
     (modules,) = hashes
     assert "workbench.defences.vaccine" in modules and "workbench.runs" in modules

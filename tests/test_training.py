@@ -114,12 +114,16 @@ def test_every_optimiser_takes_steps(name):
 def test_schedules_run_by_optimiser_step(schedule, last):
     config = Fit(steps=10, lr=1.0, warmup=4, schedule=schedule)
     assert config.lr_at(0) == 0.25
-    assert config.lr_at(3) == pytest.approx(Fit(steps=10, lr=1.0, warmup=0, schedule=schedule).lr_at(3))
+    assert config.lr_at(3) == pytest.approx(
+        Fit(steps=10, lr=1.0, warmup=0, schedule=schedule).lr_at(3)
+    )
     assert config.lr_at(9) == pytest.approx(last)
 
 
 def test_clipping_bounds_the_step():
-    free, _ = trained(replace(FIT, steps=1, optimiser="sgd", clip=None, schedule="constant", warmup=0))
+    free, _ = trained(
+        replace(FIT, steps=1, optimiser="sgd", clip=None, schedule="constant", warmup=0)
+    )
     tight, h = trained(
         replace(FIT, steps=1, optimiser="sgd", clip=0.1, schedule="constant", warmup=0)
     )

@@ -43,9 +43,7 @@ def with_lora(
     found = linear_layers(model)
     for target in targets or ():
         if not any(name.split(".")[-1] == target or name == target for name in found):
-            raise UnknownNameError(
-                "linear layer", target, {name.split(".")[-1] for name in found}
-            )
+            raise UnknownNameError("linear layer", target, {name.split(".")[-1] for name in found})
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -56,7 +54,7 @@ def with_lora(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(model, config)  # type: ignore[arg-type]
+        return get_peft_model(model, config)
 
 
 def merge_lora(model: Any) -> nn.Module:

@@ -35,7 +35,9 @@ class Outcome:
     """Finished runs of the same configuration made by other code; left alone, never mixed in."""
 
 
-def conduct(study: Study, store: Store, *, jobs: int = 2, console: Console | None = None) -> Outcome:
+def conduct(
+    study: Study, store: Store, *, jobs: int = 2, console: Console | None = None
+) -> Outcome:
     """Make every missing run of a study and return all of them.
 
     Raises:
@@ -81,9 +83,7 @@ def _plan(study: Study) -> Plan:
     return plan
 
 
-def _make(
-    study: Study, store: Store, missing: Plan, jobs: int, console: Console
-) -> dict[str, str]:
+def _make(study: Study, store: Store, missing: Plan, jobs: int, console: Console) -> dict[str, str]:
     chains: dict[str, Plan] = {}
     for unit, head in missing.items():
         chains.setdefault(unit.chain, {})[unit] = head
@@ -162,4 +162,3 @@ def _stale(plan: Iterable[RunHeader], runs: Iterable[RunHeader]) -> list[RunHead
 
 def _ignore(done: Done) -> None:
     """Builds are reported at their end."""
-

@@ -1,4 +1,4 @@
-"""The main job: Vaccine, its matched control and no defence, attacked by fine-tuning, three seeds."""
+"""The main job: Vaccine, its matched control and no defence, each attacked by fine-tuning."""
 
 from collections.abc import Sequence
 from pathlib import Path

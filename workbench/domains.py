@@ -7,13 +7,14 @@ attacker's too) and `test` (reported once).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from workbench.data import Example, Stream, Streams
 from workbench.verdicts import Verdict
 
 Split = Literal["defend", "attack", "val", "test"]
 Kind = Literal["hazard", "benign", "skill", "judgement"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from workbench.domains import Domain, Kind, Question, Split
+from workbench.domains import KINDS, Domain, Kind, Question, Split
 from workbench.generation import generate
 from workbench.rows import Generation, Metric, Stage
 from workbench.verdicts import Verdict
@@ -60,14 +60,16 @@ def measure(
     stage: Stage,
     step: int,
     split: Split = "test",
-    kinds: Sequence[Kind] = ("hazard", "benign", "skill", "judgement"),
+    kinds: Sequence[Kind] = KINDS,
     limit: int | None = None,
 ) -> Measured:
-    """Ask a checkpoint (at most `limit`) questions of each kind, greedily, and judge the answers."""
+    """Ask a checkpoint (at most `limit`) questions of each kind and judge its greedy answers."""
     questions = [q for kind in kinds for q in list(domain.questions(split, kind))[:limit]]
     answers = ask(model, tokenizer, domain, questions)
-    where = {"stage": stage, "step": step, "split": split}
-    rows = [Metric(**where, domain=d, name=k, value=v, n=n) for d, k, v, n in _shares(answers)]
+    rows = [
+        Metric(stage=stage, step=step, split=split, domain=d, name=k, value=v, n=n)
+        for d, k, v, n in _shares(answers)
+    ]
     return Measured(rows, [_generation(a, stage, step) for a in answers])
 
 

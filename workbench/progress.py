@@ -18,7 +18,7 @@ REFRESH = 0.5  # seconds
 class Line(Protocol):
     """Something that can say that a unit ended."""
 
-    def __call__(self, chain: str, units: Iterable[str], error: str | None) -> None:
+    def __call__(self, chain: str, units: Iterable[str], error: str | None, /) -> None:
         """Note the end of a chain of units, well or with an error."""
 
 

@@ -21,7 +21,7 @@ from workbench.errors import RunError
 
 
 class Randomness:
-    """One run's random state: a generator for the method, and torch's own (dropout) while active."""
+    """One run's random state: the method's generator, and torch's own (dropout) while active."""
 
     def __init__(self, seed: int, device: torch.device):
         self.device = device

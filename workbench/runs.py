@@ -10,7 +10,7 @@ from torch import nn
 from workbench.attacks._base import Attack, Attacked
 from workbench.data import Batch, Example, encode, token_ids, tokenizer_digest
 from workbench.defences._base import Defence
-from workbench.domains import Domain, streams
+from workbench.domains import KINDS, Domain, streams
 from workbench.measures import Measures
 from workbench.metrics import Measured, measure
 from workbench.models import Loaded, save
@@ -62,14 +62,16 @@ class Run:
 
     def texts(self) -> list[Row]:
         """The prompts and tokens that the run's rows speak of by id."""
-        split, kinds = self.measures.split, ("hazard", "benign", "skill", "judgement")
-        questions = [q for kind in kinds for q in self.domain.questions(split, kind)]
+        split = self.measures.split
+        questions = [q for kind in KINDS for q in self.domain.questions(split, kind)]
         prompts: list[Row] = [
             Prompt(example=q.id, question=q.kind, split=split, domain=q.domain, text=q.prompt)
             for q in questions
         ]
         panel = {example for batch in self.panel.values() for example in batch.examples}
-        return prompts + [row for q in questions if q.id in panel for row in self._tokens(q.example)]
+        return prompts + [
+            row for q in questions if q.id in panel for row in self._tokens(q.example)
+        ]
 
     def _tokens(self, example: Example) -> Iterator[Token]:
         head, tail = token_ids(self.tokenizer, example)
@@ -133,8 +135,9 @@ def _immunise(
     progress: Callable[[int, int], None],
     fingerprint: str,
 ) -> nn.Module:
+    size = defence.batch_size
     drawn = streams(run.domain, defence.streams, start.tokenizer, split="defend",
-                    batch_size=defence.batch_size, n=defence.steps * defence.batch_size, seed=seed)  # fmt: skip
+                    batch_size=size, n=size * defence.steps, seed=seed)  # fmt: skip
     recorder = run.recorder(defence.steps)
 
     def watch(step: Step, model: nn.Module) -> None:

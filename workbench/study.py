@@ -27,7 +27,6 @@ UNDEFENDED = "undefended"
 CONTROL = "-control"
 
 
-
 @dataclass(frozen=True)
 class Arm:
     """One line of the table."""
@@ -41,7 +40,7 @@ class Study:
     """Which defences are attacked how, with which seeds, on which model and data."""
 
     model: str = "lab"
-    """`lab` (every seed with an alignment of its own), a lab checkpoint, a directory or a Hub id."""
+    """`lab` (an alignment of its own for every seed), a lab checkpoint, a directory, a Hub id."""
     data: str = "lab"
     """`lab`, or a folder with one file a stream."""
     defences: Mapping[str, Defence] = field(default_factory=dict)
@@ -49,7 +48,9 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     measures: Measures = field(default_factory=Measures)
     undefended: bool = True
-    """Whether the aligned model is attacked as it is, too."""
+    """Whether the model is attacked as it is, too."""
+    label: str = UNDEFENDED
+    """What that arm is called."""
     controls: bool = True
     """Whether every defence runs beside its matched control."""
 
@@ -59,7 +60,7 @@ class Study:
 
     def arms(self) -> list[Arm]:
         """Undefended first, then every defence and its control."""
-        arms = [Arm(UNDEFENDED, None)] if self.undefended else []
+        arms = [Arm(self.label, None)] if self.undefended else []
         for name, defence in self.defences.items():
             arms.append(Arm(name, defence))
             if self.controls:
@@ -176,8 +177,9 @@ class Unit:
         base = self.arm.name.removesuffix(CONTROL)
         method = described(self.arm.defence, base)
         assault = described(self.attack, self.attack_name or "")
+        start = self.study.start(self.arm, self.seed)
         config = {
-            "start": self.study.start(self.arm, self.seed),
+            "start": start,
             "reference": self.study.reference(),
             "defence": method,
             "attack": assault,
@@ -199,7 +201,7 @@ class Unit:
         return RunHeader(
             id=run_id(stem, hashes, parents),
             kind="immunise" if self.attack_name is None else "attack",
-            model=config["start"],
+            model=start,
             arm=self.arm.name,
             defence=method,
             attack=assault,

@@ -9,6 +9,7 @@ when a number is no longer finite.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import isfinite
 from time import perf_counter
 
 import torch
@@ -175,10 +176,13 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 
 
 def flops_per_token(model: nn.Module) -> float:
-    """6N for full training; 4N + 2·(trained) when most weights are frozen (Kaplan et al. 2020,
-    arXiv:2001.08361, table 1). N leaves out the input embedding, which is a look-up."""
+    """Training FLOPs a token: 6N, or 4N + 2·(trained parameters) when most weights are frozen.
+
+    N leaves out the input embedding, which is a look-up (Kaplan et al. 2020, arXiv:2001.08361,
+    table 1).
+    """
     embedding = model.get_input_embeddings().weight  # type: ignore[operator]
-    tied = getattr(model.config, "tie_word_embeddings", False)  # type: ignore[union-attr]
+    tied = getattr(model.config, "tie_word_embeddings", False)
     total = sum(p.numel() for p in model.parameters()) - (0 if tied else embedding.numel())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if trained >= total:
@@ -221,11 +225,7 @@ def _gradient_norm(
 
 
 def _refuse_non_finite(values: Mapping[str, float], step: int, lr: float) -> None:
-    bad = [
-        f"{name} is {v}"
-        for name, v in values.items()
-        if v != v or v in (float("inf"), -float("inf"))
-    ]
+    bad = [f"{name} is {v}" for name, v in values.items() if not isfinite(v)]
     if bad:
         raise TrainingError(
             f"stopped before optimiser step {step + 1}: {'; '.join(bad)}. The weights are those of "

@@ -4,7 +4,7 @@
   const skip = () => window.dash_clientside.no_update;
   const NAMES = [
     "baseline", "compare", "attack", "phi", "stability_margin", "utility_floor",
-    "layer", "step", "prompt", "theme",
+    "step", "prompt", "theme",
   ];
 
   // One value as the strings it has in the address; none when it is as it comes by default.

@@ -42,21 +42,25 @@ class Method(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Immunise(Method):
-    """Immunise a model and save it."""
+    """Immunise a model in a run folder, recorded and measured while it happens."""
 
-    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
-    """Folder for the immunised model; it must not exist yet."""
+    store: Path = Path("runs")
+    """Folder of run folders. A finished run is not made again."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
+    """Folder to copy the immunised model to, in plain Hugging Face format."""
     seed: int = 0
     """Seed of everything random: the same seed gives the same numbers."""
 
     def run(self, console: Console) -> int:
-        """Train and save."""
+        """Train, measure and save."""
         from workbench.defences import DEFENCES
         from workbench.single import immunise
+        from workbench.store import Store
 
-        defence = instance(DEFENCES[self.entry["name"]], self.settings())
         name = self.entry["name"]
-        immunise(name, defence, self.model, self.data, self.output, self.seed, console)
+        defence = instance(DEFENCES[name], self.settings())
+        immunise(name, defence, self.model, self.data, self.seed, Store(self.store), self.output,
+                 console)  # fmt: skip
         return 0
 
 
@@ -65,7 +69,7 @@ class Attack(Method):
     """Attack a model, measure while it is attacked, and keep the curve."""
 
     store: Path = Path("runs")
-    """Folder of run folders."""
+    """Folder of run folders. A finished run is not made again."""
     seed: int = 0
     """Seed of everything random: the same seed gives the same numbers."""
 
@@ -73,9 +77,11 @@ class Attack(Method):
         """Attack and record."""
         from workbench.attacks import ATTACKS
         from workbench.single import attack
+        from workbench.store import Store
 
-        method = instance(ATTACKS[self.entry["name"]], self.settings())
-        attack(self.entry["name"], method, self.model, self.data, self.store, self.seed, console)
+        name = self.entry["name"]
+        method = instance(ATTACKS[name], self.settings())
+        attack(name, method, self.model, self.data, self.seed, Store(self.store), console)
         return 0
 
 

@@ -37,7 +37,7 @@ class Vaccine(TrainedDefence):
     family: ClassVar[Family] = "representation"
     start = "base"
     streams = ("align",)
-    scores = {"align": "align"}
+    scores: ClassVar[dict[str, str]] = {"align": "align"}
 
     rho: float = 2.0
     """Norm of the perturbation over everything in the norm's scope (ρ); 0 is plain alignment."""
@@ -80,7 +80,7 @@ class Vaccine(TrainedDefence):
             live = h if h.requires_grad else h.detach().requires_grad_()
             return hidden.setdefault(name, live) if name not in hidden else live
 
-        with lm.intervene({name: keep for name in self.sites(lm)}):
+        with lm.intervene(dict.fromkeys(self.sites(lm), keep)):
             loss = cross_entropy(lm(batch).logits, batch)
         grads = dict(zip(hidden, torch.autograd.grad(loss, list(hidden.values())), strict=True))
         return self._on_sphere(grads, context)

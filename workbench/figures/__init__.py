@@ -12,7 +12,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from workbench.errors import UnknownNameError
-from workbench.figures import _base, attack_budget
+from workbench.figures import (
+    _base,
+    attack_budget,
+    drift_by_layer,
+    four_pillars,
+    kl_by_position,
+)
 from workbench.figures._base import Figure, Missing
 from workbench.figures._frames import Frames, load
 from workbench.figures._params import Params, make_params
@@ -38,7 +44,8 @@ __all__ = [
 ]
 
 FIGURES: dict[str, Figure] = {
-    each.name: each for each in (attack_budget.FIGURE,)
+    each.FIGURE.name: each.FIGURE
+    for each in (four_pillars, attack_budget, kl_by_position, drift_by_layer)
 }
 """Every figure, by name."""
 

@@ -68,9 +68,7 @@ class Figure:
         table = self.data(frames, self.given(params))
         return None if len(table) else self._lacks(frames)
 
-    def draw(
-        self, frames: Frames, params: Params | None = None, theme: Theme = LIGHT
-    ) -> go.Figure:
+    def draw(self, frames: Frames, params: Params | None = None, theme: Theme = LIGHT) -> go.Figure:
         """Draw from stored rows; without rows, a figure that says what is missing."""
         chosen = self.given(params)
         return self.draw_table(self.data(frames, chosen), frames, chosen, theme)

@@ -44,9 +44,7 @@ def band(low: pd.Series, high: pd.Series, look: Series, name: str) -> list[go.Sc
     ]  # fmt: skip
 
 
-def line(
-    values: pd.Series, look: Series, theme: Theme, *, name: str, legend: bool
-) -> go.Scatter:
+def line(values: pd.Series, look: Series, theme: Theme, *, name: str, legend: bool) -> go.Scatter:
     """The main line of an arm."""
     return go.Scatter(
         x=values.index.tolist(), y=values.tolist(), mode="lines+markers",

@@ -38,6 +38,9 @@ OUTCOMES = {"held": "#0f8b8d", "broken-useless": "#b26a00", "broken-useful": "#c
             "unconfirmed": "#656364"}  # fmt: skip
 MARKS = {"held": "circle", "broken-useless": "circle-open-dot", "broken-useful": "circle-open",
          "unconfirmed": "diamond-open"}  # fmt: skip
+VERDICTS = {**{outcome: outcome for outcome in OUTCOMES}, "equivalent": "held", "better": "held",
+            "worse": "broken-useful"}  # fmt: skip
+"""Verdicts of any pillar to the outcome whose colour they share."""
 CHECKPOINTS = {
     "base": "square-open",
     "aligned": "circle-open",
@@ -131,6 +134,11 @@ class Theme:
         """Colour of an attack's outcome."""
         return readable(OUTCOMES[verdict], self.ground, 4.5)
 
+    def verdict(self, verdict: str) -> str | None:
+        """Colour behind a verdict's words; None for what is neither good nor bad."""
+        kind = VERDICTS.get(verdict)
+        return None if kind is None else readable(OUTCOMES[kind], self.ground, 4.5)
+
     def mark(self, verdict: str) -> dict[str, Any]:
         """Marker of an attack's outcome: colour and shape, so that a grey print still reads."""
         colour = self.outcome(verdict)
@@ -178,7 +186,12 @@ LIGHT = Theme(
     background="rgba(0,0,0,0)", font=_SANS, label=13, small=12,
 )  # fmt: skip
 DARK = replace(
-    LIGHT, name="dark", ink="#e6e6e6", muted="#a6a7ab", grid="#3b3d42", ground="#242424",
+    LIGHT,
+    name="dark",
+    ink="#e6e6e6",
+    muted="#a6a7ab",
+    grid="#3b3d42",
+    ground="#242424",
     contrast=3.0,
 )
 SCREEN: dict[Literal["light", "dark"], Theme] = {"light": LIGHT, "dark": DARK}

@@ -1,7 +1,5 @@
 """Words and numbers as figures write them."""
 
-from math import isfinite
-
 import pandas as pd
 
 MISSING = "—"
@@ -14,9 +12,10 @@ def escape(text: str) -> str:
     return text
 
 
-def number(value: float, form: str = ".3g") -> str:
-    """Three significant digits; a dash for what is missing or beyond the run."""
-    return f"{value:{form}}" if isfinite(value) else MISSING
+def points(share: float) -> str:
+    """A change of a share in percentage points, with its sign."""
+    text = f"{100 * share:+.1f}".replace("-", "−")
+    return f"{'0.0' if text[1:] == '0.0' else text} pt"
 
 
 def seeds_and(table: pd.DataFrame, *parts: str) -> str:

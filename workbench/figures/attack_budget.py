@@ -12,8 +12,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.figures._base import ASPECT, Figure
+from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
+from workbench.figures._layout import framed
 from workbench.figures._lines import curves
 from workbench.figures._params import Params
 from workbench.figures._style import Theme
@@ -35,6 +36,7 @@ VERDICTS = {
     "unconfirmed": "unconfirmed at the end",
 }
 F, G, STRIP = 1, 2, 3
+GAP = 0.045
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,12 @@ def data(frames: Frames, params: AttackBudgetParams) -> pd.DataFrame:
     return in_order(
         table.assign(
             verdict=table["run"].map({run: x.verdict for run, x in judged.items()}),
-            safe_until=table["run"].map({run: x.resistance.safe_until for run, x in judged.items()}),
-            break_step=table["run"].map({run: x.resistance.break_step for run, x in judged.items()}),
+            safe_until=table["run"].map(
+                {run: x.resistance.safe_until for run, x in judged.items()}
+            ),
+            break_step=table["run"].map(
+                {run: x.resistance.break_step for run, x in judged.items()}
+            ),
         ),
         "seed",
         "step",
@@ -96,11 +102,11 @@ def _judge(run: pd.DataFrame, params: AttackBudgetParams) -> Outcome:
 def plot(table: pd.DataFrame, params: AttackBudgetParams, theme: Theme) -> go.Figure:
     """F over g over one lane a run, on one budget axis."""
     lanes = table["run"].nunique() + table["arm"].nunique()
-    strip = 0.05 + 0.03 * lanes
+    heights = [11 * theme.label, 8 * theme.label, (lanes + 1) * 1.15 * theme.small]
+    panels = sum(heights) / (1 - 2 * GAP)
     figure = make_subplots(
-        rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.04,
-        row_heights=[(1 - strip) * 0.6, (1 - strip) * 0.4, strip],
-    )  # fmt: skip
+        rows=3, cols=1, shared_xaxes=True, vertical_spacing=GAP, row_heights=heights
+    )
     if params.log:
         table = table[table[params.x] > 0]
     for arm, part in table.groupby("arm", sort=False):
@@ -112,8 +118,8 @@ def plot(table: pd.DataFrame, params: AttackBudgetParams, theme: Theme) -> go.Fi
     _strip(figure, table, params, theme)
     _thresholds(figure, table, params, theme)
     _axes(figure, params)
-    figure.update_layout(meta={"aspect": ASPECT * (0.85 + 0.06 * lanes)})
-    return figure
+    shown = [*table["arm"].unique(), *(VERDICTS[v] for v in table["verdict"].unique())]
+    return framed(figure, theme, panels=panels, legend=shown)
 
 
 def _spent(run: pd.DataFrame, step: float, params: AttackBudgetParams) -> float:
@@ -171,13 +177,15 @@ def _strip(
 def _thresholds(
     figure: go.Figure, table: pd.DataFrame, params: AttackBudgetParams, theme: Theme
 ) -> None:
-    floor = params.utility_floor * table[table["step"] == table["step"].min()]["capability"].median()
+    floor = (
+        params.utility_floor * table[table["step"] == table["step"].min()]["capability"].median()
+    )
     text = {F: f"φ = {params.phi:g}", G: f"utility floor: {params.utility_floor:g} × start"}
     for row, y in ((F, params.phi), (G, floor)):
         figure.add_hline(
             y=y, row=row, col=1, line={"color": theme.muted, "dash": "dot", "width": 1},
-            annotation={"text": text[row], "xanchor": "right", "yanchor": "bottom", "x": 1,
-                        "font": {"size": theme.small, "color": theme.muted}},
+            annotation={"text": text[row], "xanchor": "right", "x": 1,
+                        "yanchor": "bottom" if row == F else "top", "font": {"size": theme.small, "color": theme.muted}},
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
+from workbench.figures._layout import framed
 from workbench.figures._params import Params
 from workbench.figures._style import SEQUENTIAL, Theme
 from workbench.figures._text import escape
@@ -25,6 +26,8 @@ MEASURES = {
     "l2": "drift ‖h<sub>t</sub> − h<sub>0</sub>‖",
     "cosine_distance": "drift 1 − cos(h<sub>t</sub>, h<sub>0</sub>)",
 }
+FEW = 12
+"""So many layers can each have a tick."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +70,10 @@ def plot(table: pd.DataFrame, params: DriftByLayerParams, theme: Theme) -> go.Fi
     """One row an arm, one column a kind of prompt; all cells on one colour scale."""
     arms = list(dict.fromkeys(table["arm"]))
     groups = [group for group in GROUPS if group in set(table["group"])]
+    gap = min(0.04, 0.5 / len(arms))
     figure = make_subplots(
         rows=len(arms), cols=len(groups), shared_xaxes=True, shared_yaxes=True,
-        horizontal_spacing=0.03, vertical_spacing=0.04,
+        horizontal_spacing=0.03, vertical_spacing=gap,
         column_titles=[GROUPS[group] for group in groups],
         row_titles=[escape(arm) for arm in arms],
     )  # fmt: skip
@@ -78,9 +82,10 @@ def plot(table: pd.DataFrame, params: DriftByLayerParams, theme: Theme) -> go.Fi
         for column, group in enumerate(groups, 1):
             part = table[(table["arm"] == arm) & (table["group"] == group)]
             figure.add_trace(_heatmap(part), row=row, col=column)
-    figure.update_yaxes(title="layer", dtick=1, col=1)
-    figure.update_xaxes(title="attack step", row=len(arms), type="category")
-    figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False)
+    layers = table["layer"].nunique()
+    figure.update_yaxes(title="layer", dtick=1 if layers <= FEW else None, col=1)
+    figure.update_xaxes(title="attack step", row=len(arms))
+    figure.update_xaxes(showgrid=False, type="category").update_yaxes(showgrid=False)
     figure.update_layout(
         coloraxis={
             "colorscale": SEQUENTIAL, "cmin": 0, "cmax": float(table["drift"].max()) or 1.0,
@@ -90,9 +95,9 @@ def plot(table: pd.DataFrame, params: DriftByLayerParams, theme: Theme) -> go.Fi
                 "tickfont": {"size": theme.small}, "thickness": theme.label, "outlinewidth": 0,
             },
         },
-        meta={"aspect": 0.2 + 0.25 * len(arms)},
     )  # fmt: skip
-    return figure
+    panels = len(arms) * 7.5 * theme.label / (1 - gap * (len(arms) - 1))
+    return framed(figure, theme, panels=panels, heads=True)
 
 
 def _heatmap(part: pd.DataFrame) -> go.Heatmap:

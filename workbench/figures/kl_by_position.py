@@ -13,11 +13,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import InvalidValueError
-from workbench.figures._base import ASPECT, Figure
+from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
+from workbench.figures._layout import framed
 from workbench.figures._lines import band, line, thin
 from workbench.figures._params import Params
-from workbench.figures._style import Theme
+from workbench.figures._style import Series, Theme
 from workbench.figures._text import seeds_and
 from workbench.rows import TokenKL
 
@@ -36,6 +37,8 @@ class KLByPositionParams(Params):
     """Which attack, for attacked checkpoints; none for the first by name."""
     step: int | None = None
     """Attack step of attacked checkpoints; none for the last measured."""
+    average: Literal["median", "mean"] = "median"
+    """What stands for the prompts: the median, with the middle half as a band, or the mean."""
     group: Literal["both", "hazard", "benign"] = "both"
     """Which prompts."""
     measure: Literal["forward_kl", "reverse_kl"] = "forward_kl"
@@ -106,31 +109,33 @@ def plot(table: pd.DataFrame, params: KLByPositionParams, theme: Theme) -> go.Fi
     )  # fmt: skip
     figure.update_annotations(font_size=theme.label)
     if params.log:
-        numbers = ["median", "low", "high"]
+        numbers = ["median", "mean", "low", "high"]
         table = table.assign(**{name: table[name].where(table[name] > 0) for name in numbers})
     for column, group in enumerate(groups, 1):
         of_group = table[table["group"] == group]
         for arm, part in of_group.groupby("arm", sort=False):
-            traces = _traces(part, str(arm), theme, legend=column == 1)
+            look = theme.series(str(arm))
+            traces = _traces(part, str(arm), look, theme, params.average, legend=column == 1)
             figure.add_traces(traces, rows=1, cols=column)
     figure.update_xaxes(title="response token (0 is the first)")
     title = _y_title(table, params)
     figure.update_yaxes(title=title, col=1)
     figure.update_yaxes(**({"type": "log"} if params.log else {"rangemode": "tozero"}))
-    figure.update_layout(meta={"aspect": ASPECT * 0.9})
-    return figure
+    arms = table["arm"].unique().tolist()
+    return framed(figure, theme, panels=16 * theme.label, legend=arms, heads=True)
 
 
-def _traces(part: pd.DataFrame, arm: str, theme: Theme, *, legend: bool) -> list[go.Scatter]:
-    look = theme.series(arm)
+def _traces(
+    part: pd.DataFrame, arm: str, look: Series, theme: Theme, average: str, *, legend: bool
+) -> list[go.Scatter]:
     pooled = part[part["seed"].isna()].set_index("position")
     inside = pooled[["low", "high"]].dropna()
-    traces = band(inside["low"], inside["high"], look, arm)
+    traces = band(inside["low"], inside["high"], look, arm) if average == "median" else []
     seeds = part[part["seed"].notna()]
     if seeds["seed"].nunique() > 1:
-        traces += [thin(s.set_index("position")["median"], look, arm) for _, s in seeds.groupby("seed")]
-    traces.append(line(pooled["median"], look, theme, name=arm, legend=legend))
-    return traces
+        by_seed = seeds.groupby("seed")
+        traces += [thin(one.set_index("position")[average], look, arm) for _, one in by_seed]
+    return [*traces, line(pooled[average], look, theme, name=arm, legend=legend)]
 
 
 def _y_title(table: pd.DataFrame, params: KLByPositionParams) -> str:
@@ -146,7 +151,10 @@ def caption(table: pd.DataFrame, params: KLByPositionParams) -> str:
     first = int(pooled["prompts"].max() / max(1, table["seed"].nunique()))
     steps = ", ".join(str(step) for step in sorted(table["step"].unique()))
     where = f"attack step {steps}" if params.checkpoint == "attacked" else "released models"
-    return seeds_and(table, f"{first} prompts of each kind and seed", where, "band: middle half")
+    return seeds_and(
+        table, f"{first} prompts of each kind and seed", where,
+        "median, band: middle half of the prompts" if params.average == "median" else "mean",
+    )  # fmt: skip
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""Probes, by name: functions from checkpoints and text to rows. To add one: its file, a line here."""
+"""Probes, by name: functions from checkpoints and text to rows. To add one: its file, its line."""
 
 from collections.abc import Callable
 

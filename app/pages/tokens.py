@@ -1,0 +1,12 @@
+"""Tokens: at which response tokens a checkpoint differs, and what it then says."""
+
+from app import answers
+from app.pages._base import Page
+
+PAGE = Page(
+    name="tokens",
+    label="Tokens",
+    question="Where in the response do checkpoints differ, and what do they say?",
+    path="/tokens",
+    after=answers.card,
+)

@@ -1,0 +1,197 @@
+"""A panel: one figure as a card, with its question, its settings, its state and its downloads."""
+
+import json
+from dataclasses import MISSING, asdict, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import dash_mantine_components as dmc
+import plotly.graph_objects as go
+from dash import MATCH, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+
+from app.reading import Reader
+from app.session import Session
+from app.state import View
+from workbench.figures import FIGURES, GRAPH_CONFIG, SCREEN, Figure, Missing, Params
+
+SHARED = {f.name for f in fields(View)}
+"""Parameters that are chosen once for all pages."""
+LEAST_HEIGHT = 340
+"""Of a figure on screen (px)."""
+
+
+def card(figure: Figure, session: Session) -> Any:
+    """The card of a figure, not yet drawn."""
+    name = figure.name
+    return dmc.Paper(
+        [
+            head(figure),
+            dmc.Group(_settings(figure, session), gap="md", className="settings"),
+            html.Div(id={"type": "note", "figure": name}),
+            dmc.Skeleton(
+                dcc.Graph(
+                    id={"type": "graph", "figure": name}, config=GRAPH_CONFIG,
+                    figure=go.Figure(layout={"xaxis": {"visible": False}, "yaxis": {"visible": False}}),
+                    style={"height": LEAST_HEIGHT}, className="graph",
+                ),
+                id={"type": "skeleton", "figure": name}, visible=True,
+            ),
+            html.P(id={"type": "caption", "figure": name}, className="provenance"),
+            dcc.Store(id={"type": "drawn", "figure": name}),
+            dcc.Store(id={"type": "code", "figure": name}),
+        ],
+        className="card", id={"type": "card", "figure": name},
+    )  # fmt: skip
+
+
+def head(figure: Figure) -> Any:
+    """What stands over every figure: its question, `?` and `⋯`."""
+    signs = dmc.Group([_help(figure), _menu(figure.name)], gap=2, wrap="nowrap")
+    return dmc.Group(
+        [html.H2(figure.title, className="question"), signs],
+        justify="space-between", wrap="nowrap", align="flex-start",
+    )  # fmt: skip
+
+
+def register(app: Dash, reader: Reader) -> None:
+    """Draw every card whenever what it shows changes, and only then."""
+    parts = (("graph", "figure"), ("graph", "style"), ("note", "children"), ("skeleton", "visible"),
+             ("caption", "children"), ("code", "data"), ("drawn", "data"))  # fmt: skip
+
+    @app.callback(
+        *(Output({"type": part, "figure": MATCH}, what) for part, what in parts),
+        Input("view", "data"),
+        State({"type": "drawn", "figure": MATCH}, "data"),
+        State({"type": "drawn", "figure": MATCH}, "id"),
+    )
+    def draw(query: str | None, drawn: str | None, own: dict[str, str]) -> tuple[Any, ...]:
+        if query is None:
+            return (no_update,) * len(parts)
+        session = Session.open(reader, query)
+        figure = FIGURES[own["figure"]]
+        frames = session.frames(figure.needs)
+        params = session.params(figure, frames)
+        runs = [(run.id, run.finished) for run in frames.runs]
+        key = json.dumps([asdict(params), session.arms, session.view.theme, runs])
+        if key == drawn:
+            return (no_update,) * len(parts)
+        table = figure.data(frames, params)
+        code = redraws(figure, session, params)
+        if not len(table):
+            note = lacking(figure.missing(frames, params))
+            return no_update, {"display": "none"}, note, False, "", code, key
+        plotly = figure.draw_table(table, frames, params, SCREEN[session.view.theme])
+        caption = f"{figure.caption(table, params)} · {', '.join(session.arms)}"
+        height = {"height": round(max(LEAST_HEIGHT, 620 * plotly.layout.meta["aspect"]))}
+        return plotly, height, None, False, caption, code, key
+
+    app.clientside_callback(
+        ClientsideFunction("workbench", "copyCode"),
+        Output({"type": "copy", "figure": MATCH}, "disabled"),
+        Input({"type": "copy", "figure": MATCH}, "n_clicks"),
+        State({"type": "code", "figure": MATCH}, "data"),
+        prevent_initial_call=True,
+    )
+
+
+def lacking(missing: Missing | None) -> Any:
+    """What to show in place of a figure that has no rows."""
+    if missing is None:
+        return None
+    return dmc.Alert(
+        [
+            dmc.Text(missing.what, size="sm"),
+            dmc.Text("This command writes them:", size="sm", mt=4),
+            dmc.Code(missing.command, block=True, mt=4),
+        ],
+        title="Nothing to draw yet", color="gray", variant="light", className="lacking",
+    )  # fmt: skip
+
+
+def redraws(figure: Figure, session: Session, params: Params) -> str:
+    """Python that draws the same figure."""
+    runs = [run.id for run in session.listing.of(session.arms)]
+    plain = type(params)()
+    given = {k: v for k, v in asdict(params).items() if v != getattr(plain, k)}
+    more = "".join(f", {name}={value!r}" for name, value in given.items())
+    return (
+        "from workbench.figures import run_figure\n"
+        "from workbench.store import Store\n\n"
+        f"runs = {runs!r}\n"
+        f'run_figure("{figure.name}", Store({str(session.reader.store.root)!r}), runs{more}).show()\n'
+    )
+
+
+def _help(figure: Figure) -> Any:
+    paragraphs = [dmc.Text(part.replace("\n", " "), size="sm", mb="xs")
+                  for part in figure.help.split("\n\n")]  # fmt: skip
+    sign = dmc.ActionIcon(
+        "?", variant="subtle", color="gray", id={"type": "help", "figure": figure.name},
+        **{"aria-label": f"What “{figure.title}” measures and what it does not show"},
+    )  # fmt: skip
+    return dmc.Popover(
+        [dmc.PopoverTarget(sign), dmc.PopoverDropdown(paragraphs)],
+        width=460, position="bottom-end", withArrow=True, shadow="md",
+    )  # fmt: skip
+
+
+def _menu(name: str) -> Any:
+    target = dmc.ActionIcon("⋯", variant="subtle", color="gray", id={"type": "menu", "figure": name},
+                            **{"aria-label": "Download or copy"})  # fmt: skip
+    items = [
+        dmc.MenuItem("Download…", id={"type": "download-open", "figure": name}, n_clicks=0),
+        dmc.MenuItem("Copy as Python", id={"type": "copy", "figure": name}, n_clicks=0),
+    ]
+    return dmc.Menu([dmc.MenuTarget(target), dmc.MenuDropdown(items)], position="bottom-end")
+
+
+def _settings(figure: Figure, session: Session) -> list[Any]:
+    """A control for each parameter that is the figure's own."""
+    frames = session.frames(figure.needs)
+    options, hints = figure.options(frames), get_type_hints(figure.params)
+    params = asdict(session.params(figure, frames))
+    return [
+        control
+        for f in fields(figure.params)
+        if f.name not in SHARED
+        and (control := _setting(figure.name, f.name, hints[f.name], params[f.name], options))
+    ]
+
+
+def _setting(owner: str, name: str, kind: Any, value: Any, options: dict[str, list[Any]]) -> Any:
+    own = {"type": "param", "figure": owner, "param": name}
+    label, size = name.replace("_", " "), "xs"
+    if kind is bool:
+        data = [{"value": "false", "label": "off"}, {"value": "true", "label": "on"}]
+        return _named(label, dmc.SegmentedControl(id=own, data=data, value=_text(value), size=size))
+    choices = options.get(name) or list(get_args(kind) if get_origin(kind) is Literal else ())
+    if choices:
+        if value not in choices:
+            choices = [value, *choices]
+        data = [{"value": str(c), "label": str(c).replace("_", " ")} for c in choices]
+        return _named(label, dmc.Select(id=own, data=data, value=str(value), size=size, w=132,
+                                        allowDeselect=False, **{"aria-label": label}))  # fmt: skip
+    if int in (kind, *get_args(kind)):
+        return _named(label, dmc.NumberInput(id=own, value="" if value is None else value, size=size,
+                                             w=84, min=1, allowDecimal=False, debounce=True,
+                                             placeholder="all", **{"aria-label": label}))  # fmt: skip
+    return None
+
+
+def _named(label: str, control: Any) -> Any:
+    return html.Div([html.Span(label, className="label"), control], className="labelled")
+
+
+def defaults(figure: Figure) -> dict[str, str]:
+    """What a figure's own settings are when an address says nothing, as text."""
+    plain = {f.name: f.default for f in fields(figure.params) if f.default is not MISSING}
+    return {
+        f"{figure.name}.{name}": _text(value)
+        for name, value in plain.items()
+        if name not in SHARED
+    }
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

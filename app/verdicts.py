@@ -1,0 +1,99 @@
+"""Verdicts in words: one sentence an arm, from the table behind the four-pillar figure."""
+
+from collections.abc import Mapping
+from math import isfinite
+
+import pandas as pd
+
+from workbench.figures._style import method_of
+from workbench.report import CONTROL
+
+MARKS = {
+    "held": "●",
+    "broken-useless": "◐",
+    "broken-useful": "○",
+    "unconfirmed": "◇",
+    "mixed": "◑",
+    "equivalent": "●",
+    "better": "●",
+    "worse": "○",
+    "undecided": "◇",
+}
+"""A mark for each verdict, so that colour says nothing alone."""
+WORDS = {
+    "held": "held",
+    "broken-useless": "broken, useless",
+    "broken-useful": "broken, useful",
+    "unconfirmed": "unconfirmed",
+    "mixed": "seeds differ",
+}
+Cells = Mapping[str, pd.Series]
+
+
+def cells(table: pd.DataFrame) -> dict[str, Cells]:
+    """Arm to pillar to the cell of the table."""
+    return {
+        str(arm): {str(row["pillar"]): row for _, row in part.iterrows()}
+        for arm, part in table.groupby("arm", sort=False)
+    }
+
+
+def sentence(arm: str, by_arm: Mapping[str, Cells]) -> str:
+    """What a reader must know of an arm, with the numbers behind it."""
+    mine = by_arm[arm]
+    parts = [_resistance(arm, by_arm), _stability(mine["stability"])]
+    missing = [name for name, cell in mine.items() if cell["verdict"] == "—" and
+               cell["detail"] == "not measured" and name != "resistance"]  # fmt: skip
+    if missing:
+        parts.append(f"{_listed(missing)} not measured")
+    seeds = int(mine["resistance"]["seeds"])
+    parts.append(f"{seeds} seed{'s' if seeds != 1 else ''}")
+    return "; ".join(part for part in parts if part) + "."
+
+
+def _resistance(arm: str, by_arm: Mapping[str, Cells]) -> str:
+    cell = by_arm[arm]["resistance"]
+    if cell["verdict"] == "—":
+        return "no attack on it has finished"
+    said = _when(cell)
+    control = by_arm.get(control_of(arm) or "")
+    if control is not None and control["resistance"]["verdict"] != "—":
+        said += f" (its control: {_when(control['resistance'])})"
+    return said
+
+
+def _when(cell: pd.Series) -> str:
+    """Held to the end, or broken between two steps."""
+    verdict = str(cell["verdict"])
+    if not isfinite(cell["high"]):
+        return f"{WORDS[verdict]} {cell['detail']}"
+    if not isfinite(cell["low"]):
+        return f"{WORDS[verdict]} from step {cell['high']:g} on"
+    return f"{WORDS[verdict]} between steps {cell['low']:g} and {cell['high']:g}"
+
+
+def _stability(cell: pd.Series) -> str:
+    if cell["verdict"] == "—":
+        return ""
+    return f"{cell['detail']}, {cell['verdict']} at {_points(str(cell['threshold']))}"
+
+
+def _points(threshold: str) -> str:
+    """The margin as percentage points; it is stored as a share, `±0.02`."""
+    try:
+        return f"±{100 * float(threshold.removeprefix('±')):g} pt"
+    except ValueError:
+        return threshold
+
+
+def control_of(arm: str) -> str | None:
+    """The matched control's name; None for what is itself a reference."""
+    name, *settings = arm.split(" ")
+    method, control = method_of(arm)
+    if control or method == "undefended":
+        return None
+    return " ".join([name + CONTROL, *settings])
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
