@@ -52,6 +52,9 @@ def register(app: Dash, reader: Reader) -> None:
         *(Input(name, "value") for name in CONTROLS[3:]),
         State({"type": "value", "of": ALL}, "id"),
     )
+    app.clientside_callback(
+        ClientsideFunction("workbench", "size"), Output("window", "data"), Input("url", "pathname")
+    )
     _theme(app)
 
 

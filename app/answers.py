@@ -67,9 +67,9 @@ def register(app: Dash, reader: Reader) -> None:
         prompts = _prompts(frames)
         if prompt not in prompts.index:
             return dmc.Text("These runs do not have this prompt.", size="sm"), {"display": "none"}
-        hazard = prompts.loc[prompt, "question"] == "hazard"
-        hidden = hazard and revealed != prompt
-        body = _body(frames, prompts.loc[prompt], prompt, session, hidden)
+        about = {name: str(prompts.at[prompt, name]) for name in prompts.columns}
+        hidden = about["question"] == "hazard" and revealed != prompt
+        body = _body(frames, about, prompt, session, hidden)
         return body, {} if hidden else {"display": "none"}
 
     app.clientside_callback(
@@ -94,24 +94,23 @@ def _prompts(frames: Frames) -> pd.DataFrame:
 
 def _choices(prompts: pd.DataFrame) -> list[dict[str, Any]]:
     return [
-        {"group": KINDS[kind], "items": part.index.tolist()[:MOST_OFFERED]}
+        {"group": KINDS[str(kind)], "items": part.index.tolist()[:MOST_OFFERED]}
         for kind, part in prompts.groupby("question", sort=False)
     ]
 
 
 def _chosen(session: Session, prompts: pd.DataFrame) -> str:
     asked = session.view.prompt
-    return asked if asked in prompts.index else str(prompts.index[0])
+    known = asked is not None and asked in prompts.index
+    return str(asked if known else prompts.index[0])
 
 
 def _body(
-    frames: Frames, prompt: pd.Series, example: str, session: Session, hidden: bool
+    frames: Frames, prompt: dict[str, str], example: str, session: Session, hidden: bool
 ) -> list[Any]:
     answers = frames[Generation]
     answers = answers[answers["example"] == example]
-    lines = [
-        _line(arm, answers[answers["arm"] == arm], session, hidden) for arm in session.arms
-    ]
+    lines = [_line(arm, answers[answers["arm"] == arm], session, hidden) for arm in session.arms]
     kind = f"{KINDS[prompt['question']]} prompt, {prompt['domain']}, split {prompt['split']}"
     return [
         html.Pre(_text(prompt["text"], hidden), className="prompt-text"),
@@ -156,5 +155,6 @@ def _answer(name: str, found: pd.DataFrame, hidden: bool) -> Any:
     )
 
 
-def _text(text: str, hidden: bool) -> str:
-    return re.sub(r"\S", "▒", text) if hidden else text
+def _text(text: str, hidden: bool) -> Any:
+    """A text, or as many blurred letters."""
+    return html.Span(re.sub(r"\S", "x", text), className="hidden-text") if hidden else text

@@ -6,17 +6,23 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
-from dash import MATCH, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import MATCH, Dash, Input, Output, State, dcc, html, no_update
 
 from app.reading import Reader
 from app.session import Session
 from app.state import View
 from workbench.figures import FIGURES, GRAPH_CONFIG, SCREEN, Figure, Missing, Params
+from workbench.figures._layout import SCREEN_WIDTH
 
 SHARED = {f.name for f in fields(View)}
 """Parameters that are chosen once for all pages."""
+BLANK = go.Figure(layout={"xaxis": {"visible": False}, "yaxis": {"visible": False}})
 LEAST_HEIGHT = 340
 """Of a figure on screen (px)."""
+AROUND = 320
+"""What stands above and below a single figure (px)."""
+LABELS = {"x": "budget in", "log": "log axis"}
+"""Names of settings that say more than the parameter's own."""
 
 
 def card(figure: Figure, session: Session) -> Any:
@@ -30,14 +36,13 @@ def card(figure: Figure, session: Session) -> Any:
             dmc.Skeleton(
                 dcc.Graph(
                     id={"type": "graph", "figure": name}, config=GRAPH_CONFIG,
-                    figure=go.Figure(layout={"xaxis": {"visible": False}, "yaxis": {"visible": False}}),
+                    figure=BLANK,
                     style={"height": LEAST_HEIGHT}, className="graph",
                 ),
                 id={"type": "skeleton", "figure": name}, visible=True,
             ),
             html.P(id={"type": "caption", "figure": name}, className="provenance"),
             dcc.Store(id={"type": "drawn", "figure": name}),
-            dcc.Store(id={"type": "code", "figure": name}),
         ],
         className="card", id={"type": "card", "figure": name},
     )  # fmt: skip
@@ -55,15 +60,18 @@ def head(figure: Figure) -> Any:
 def register(app: Dash, reader: Reader) -> None:
     """Draw every card whenever what it shows changes, and only then."""
     parts = (("graph", "figure"), ("graph", "style"), ("note", "children"), ("skeleton", "visible"),
-             ("caption", "children"), ("code", "data"), ("drawn", "data"))  # fmt: skip
+             ("caption", "children"), ("drawn", "data"))  # fmt: skip
 
     @app.callback(
         *(Output({"type": part, "figure": MATCH}, what) for part, what in parts),
         Input("view", "data"),
         State({"type": "drawn", "figure": MATCH}, "data"),
         State({"type": "drawn", "figure": MATCH}, "id"),
+        State("window", "data"),
     )
-    def draw(query: str | None, drawn: str | None, own: dict[str, str]) -> tuple[Any, ...]:
+    def draw(
+        query: str | None, drawn: str | None, own: dict[str, str], window: int | None
+    ) -> tuple[Any, ...]:
         if query is None:
             return (no_update,) * len(parts)
         session = Session.open(reader, query)
@@ -75,22 +83,22 @@ def register(app: Dash, reader: Reader) -> None:
         if key == drawn:
             return (no_update,) * len(parts)
         table = figure.data(frames, params)
-        code = redraws(figure, session, params)
         if not len(table):
             note = lacking(figure.missing(frames, params))
-            return no_update, {"display": "none"}, note, False, "", code, key
+            return no_update, {"display": "none"}, note, False, "", key
         plotly = figure.draw_table(table, frames, params, SCREEN[session.view.theme])
+        height = _height(figure, plotly.layout.meta["aspect"], window)
+        plotly.update_layout(height=height, uirevision=figure.name)
         caption = f"{figure.caption(table, params)} · {', '.join(session.arms)}"
-        height = {"height": round(max(LEAST_HEIGHT, 620 * plotly.layout.meta["aspect"]))}
-        return plotly, height, None, False, caption, code, key
+        return plotly, {"height": height}, None, False, caption, key
 
-    app.clientside_callback(
-        ClientsideFunction("workbench", "copyCode"),
-        Output({"type": "copy", "figure": MATCH}, "disabled"),
-        Input({"type": "copy", "figure": MATCH}, "n_clicks"),
-        State({"type": "code", "figure": MATCH}, "data"),
-        prevent_initial_call=True,
-    )
+
+def _height(figure: Figure, aspect: float, window: int | None) -> int:
+    """Height on screen: as laid out, and a single figure fills what the window leaves (px)."""
+    natural = max(LEAST_HEIGHT, SCREEN_WIDTH * aspect)
+    alone = sum(other.page == figure.page for other in FIGURES.values()) == 1
+    room = (window or 0) - AROUND if alone else 0
+    return round(max(natural, min(room, 1.6 * natural)))
 
 
 def lacking(missing: Missing | None) -> Any:
@@ -117,7 +125,8 @@ def redraws(figure: Figure, session: Session, params: Params) -> str:
         "from workbench.figures import run_figure\n"
         "from workbench.store import Store\n\n"
         f"runs = {runs!r}\n"
-        f'run_figure("{figure.name}", Store({str(session.reader.store.root)!r}), runs{more}).show()\n'
+        f"store = Store({str(session.reader.store.root)!r})\n"
+        f'run_figure("{figure.name}", store, runs{more}).show()\n'
     )
 
 
@@ -135,13 +144,15 @@ def _help(figure: Figure) -> Any:
 
 
 def _menu(name: str) -> Any:
-    target = dmc.ActionIcon("⋯", variant="subtle", color="gray", id={"type": "menu", "figure": name},
-                            **{"aria-label": "Download or copy"})  # fmt: skip
+    own = {"type": "menu", "figure": name}
+    sign = dmc.ActionIcon(
+        "⋯", variant="subtle", color="gray", id=own, **{"aria-label": "Download or copy"}
+    )
     items = [
         dmc.MenuItem("Download…", id={"type": "download-open", "figure": name}, n_clicks=0),
         dmc.MenuItem("Copy as Python", id={"type": "copy", "figure": name}, n_clicks=0),
     ]
-    return dmc.Menu([dmc.MenuTarget(target), dmc.MenuDropdown(items)], position="bottom-end")
+    return dmc.Menu([dmc.MenuTarget(sign), dmc.MenuDropdown(items)], position="bottom-end")
 
 
 def _settings(figure: Figure, session: Session) -> list[Any]:
@@ -159,21 +170,24 @@ def _settings(figure: Figure, session: Session) -> list[Any]:
 
 def _setting(owner: str, name: str, kind: Any, value: Any, options: dict[str, list[Any]]) -> Any:
     own = {"type": "param", "figure": owner, "param": name}
-    label, size = name.replace("_", " "), "xs"
+    label = LABELS.get(name, name.replace("_", " "))
     if kind is bool:
         data = [{"value": "false", "label": "off"}, {"value": "true", "label": "on"}]
-        return _named(label, dmc.SegmentedControl(id=own, data=data, value=_text(value), size=size))
+        return _named(label, dmc.SegmentedControl(id=own, data=data, value=_text(value), size="xs"))
+    look = {"id": own, "size": "xs", "aria-label": label}
     choices = options.get(name) or list(get_args(kind) if get_origin(kind) is Literal else ())
     if choices:
-        if value not in choices:
-            choices = [value, *choices]
-        data = [{"value": str(c), "label": str(c).replace("_", " ")} for c in choices]
-        return _named(label, dmc.Select(id=own, data=data, value=str(value), size=size, w=132,
-                                        allowDeselect=False, **{"aria-label": label}))  # fmt: skip
+        known = choices if value in choices else [value, *choices]
+        data = [{"value": str(c), "label": str(c).replace("_", " ")} for c in known]
+        return _named(
+            label, dmc.Select(data=data, value=str(value), w=132, allowDeselect=False, **look)
+        )
     if int in (kind, *get_args(kind)):
-        return _named(label, dmc.NumberInput(id=own, value="" if value is None else value, size=size,
-                                             w=84, min=1, allowDecimal=False, debounce=True,
-                                             placeholder="all", **{"aria-label": label}))  # fmt: skip
+        shown = "" if value is None else value
+        number = dmc.NumberInput(
+            value=shown, w=84, min=1, allowDecimal=False, debounce=True, placeholder="all", **look
+        )
+        return _named(label, number)
     return None
 
 
@@ -185,9 +199,7 @@ def defaults(figure: Figure) -> dict[str, str]:
     """What a figure's own settings are when an address says nothing, as text."""
     plain = {f.name: f.default for f in fields(figure.params) if f.default is not MISSING}
     return {
-        f"{figure.name}.{name}": _text(value)
-        for name, value in plain.items()
-        if name not in SHARED
+        f"{figure.name}.{name}": _text(value) for name, value in plain.items() if name not in SHARED
     }
 
 

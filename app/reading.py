@@ -65,7 +65,8 @@ class Reader:
     def __init__(self, root: str | Path):
         self.store = Store(root)
         self._headers, self._tables = _Kept(HEADERS_KEPT), _Kept(TABLES_KEPT)
-        self._frames, self._listings = _Kept(FRAMES_KEPT), _Kept(1)
+        self._frames, self._derived = _Kept(FRAMES_KEPT), _Kept(FRAMES_KEPT)
+        self._listings = _Kept(1)
 
     def listing(self) -> Listing:
         """What there is now."""
@@ -89,6 +90,10 @@ class Reader:
         files = [(run, kind, self._file(run.id, kind)) for run in runs for kind in kinds]
         key = (tuple(arms), tuple((run.id, k.kind, _signature(f)) for run, k, f in files))
         return self._frames.get(key, partial(self._load, listing, arms, runs, kinds))
+
+    def kept(self, frames: Frames, what: Hashable, make: Callable[[Frames, Any], Any]) -> Any:
+        """What is made from frames, once for as long as they are kept."""
+        return self._derived.get((id(frames), what), lambda: (frames, make(frames, what)))[1]
 
     def _load(
         self,

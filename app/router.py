@@ -26,7 +26,10 @@ def register(app: Dash, reader: Reader) -> None:
         State({"type": "control", "of": ALL}, "id"),
     )
     def show(
-        path: str | None, chosen: list[Any] | None, query: str | None, controls: list[dict[str, str]]
+        path: str | None,
+        chosen: list[Any] | None,
+        query: str | None,
+        controls: list[dict[str, str]],
     ) -> tuple[Any, ...]:
         if chosen is None:
             return no_update, [no_update] * len(controls), no_update, no_update, no_update
@@ -45,9 +48,7 @@ def register(app: Dash, reader: Reader) -> None:
         marks = [{"value": step} for step in steps]
         return page.content(session), styles, steps[-1], marks, min(step, steps[-1])
 
-    @app.callback(
-        Output("run-notices", "children"), Input("chosen", "data"), State("view", "data")
-    )
+    @app.callback(Output("run-notices", "children"), Input("chosen", "data"), State("view", "data"))
     def about_runs(chosen: list[Any] | None, query: str | None) -> Any:
         return no_update if chosen is None else notices(Session.open(reader, query))
 

@@ -61,7 +61,7 @@ def shared(view: View, figure: Figure) -> dict[str, Any]:
 
 def panel_options(view: View, figure: Figure) -> dict[str, str]:
     """What was set on a figure's own panel."""
-    pairs = (name.split(".") + [value] for name, value in view.options)
+    pairs = ([*name.split("."), value] for name, value in view.options)
     return {param: value for owner, param, value in pairs if owner == figure.name}
 
 

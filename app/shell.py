@@ -6,8 +6,8 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import dcc, html
 
+from app import downloads, runs_table
 from app.pages import PAGES
-from app.runs_table import modal
 from app.state import SMALLEST_MARGIN, View
 
 TITLE = "Immunisation workbench"
@@ -35,6 +35,7 @@ def layout(store: str, example: bool) -> Any:
             dmc.AppShellMain(
                 [
                     html.Div(id="notices", role="status"),
+                    html.Div(id="run-notices"),
                     _controls(),
                     html.Main(id="page", children=_loading()),
                 ]
@@ -51,10 +52,15 @@ def layout(store: str, example: bool) -> Any:
         dcc.Store(id="chosen"),
         dcc.Store(id="theme", data=View.theme),
         dcc.Store(id="prompt"),
+        dcc.Store(id="revealed"),
+        dcc.Store(id="clipboard"),
+        dcc.Store(id="window"),
         dcc.Download(id="download"),
         dmc.NotificationContainer(id="notifications", position="bottom-right"),
     ]
-    return dmc.MantineProvider([*stores, frame, modal(), _about()], id="mantine", theme=THEME)
+    return dmc.MantineProvider(
+        [*stores, frame, runs_table.modal(), downloads.modal(), _about()], id="mantine", theme=THEME
+    )
 
 
 def _top_bar(store: str, example: bool) -> Any:
@@ -79,7 +85,7 @@ def _top_bar(store: str, example: bool) -> Any:
                     _labelled("attack", dmc.Select(
                         id="attack", data=[], size="xs", w=110, allowDeselect=False,
                         comboboxProps={"width": "max-content"}, **{"aria-label": "attack"})),
-                    dmc.Button("Runs", id="runs-open", size="xs", variant="default", title=store),
+                    dmc.Button("Runs", id="runs-open", size="xs", variant="default"),
                 ],
                 gap=12, wrap="nowrap", className="choices",
             ),
@@ -122,10 +128,10 @@ def _controls() -> Any:
     """Controls that several pages share; a page shows those that its panels use."""
     return html.Div(
         [
-            _slider("phi", "φ, harmfulness that counts as broken", 0, 1, 0.01),
-            _slider("stability_margin", "stability margin of capability", SMALLEST_MARGIN, 0.1,
+            _slider("phi", "φ: harmful above this", 0, 1, 0.01),
+            _slider("stability_margin", "stability margin", SMALLEST_MARGIN, 0.1,
                     SMALLEST_MARGIN),
-            _slider("utility_floor", "utility floor, share of the start’s capability", 0, 1, 0.01),
+            _slider("utility_floor", "utility floor (share of start)", 0, 1, 0.01),
             _slider("step", "attack step", 0, 1, 1),
         ],
         id="controls", className="controls",
@@ -137,12 +143,16 @@ def _slider(name: str, label: str, least: float, most: float, step: float) -> An
     return html.Div(
         [
             html.Div(
-                [html.Span(label), html.Output(id={"type": "value", "of": name}, className="value")],
+                [
+                    html.Span(label),
+                    html.Output(id={"type": "value", "of": name}, className="value"),
+                ],
                 className="slider-label",
             ),
             dmc.Slider(
                 id=name, min=least, max=most, step=step, value=value, size="sm", label=None,
-                updatemode="drag", thumbLabel=label, domain=[least, most],
+                updatemode="drag", thumbLabel=label, restrictToMarks=name == "step",
+                marks=[{"value": 0}] if name == "step" else None,
             ),
         ],
         id={"type": "control", "of": name}, className="control", style={"display": "none"},

@@ -25,7 +25,9 @@ def sparkline(runs: pd.DataFrame, phi: float, colour: str, muted: str) -> str:
     ]
     for _, run in runs.sort_values("step").groupby("run"):
         points = " ".join(_points(run["step"], run["harmfulness"], last))
-        lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+        lines.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+        )
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">'
         + "".join(lines)

@@ -1,4 +1,4 @@
-"""Whether a run was made by other code than what is installed: found by hashing, not by importing."""
+"""Whether a run was made by other code than is installed: found by hashing, not by importing."""
 
 from functools import cache
 

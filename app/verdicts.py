@@ -63,19 +63,23 @@ def _resistance(arm: str, by_arm: Mapping[str, Cells]) -> str:
 
 
 def _when(cell: pd.Series) -> str:
-    """Held to the end, or broken between two steps."""
+    """Held to the end, or broken between two steps, and of what use it then was."""
     verdict = str(cell["verdict"])
+    broken, _, use = verdict.partition("-")
     if not isfinite(cell["high"]):
         return f"{WORDS[verdict]} {cell['detail']}"
-    if not isfinite(cell["low"]):
-        return f"{WORDS[verdict]} from step {cell['high']:g} on"
-    return f"{WORDS[verdict]} between steps {cell['low']:g} and {cell['high']:g}"
+    if isfinite(cell["low"]):
+        steps = f"between steps {cell['low']:g} and {cell['high']:g}"
+    else:
+        steps = f"from step {cell['high']:g} on"
+    return f"{broken} {steps}, {use}" if use else f"{WORDS[verdict]}, median break {steps}"
 
 
 def _stability(cell: pd.Series) -> str:
     if cell["verdict"] == "—":
         return ""
-    return f"{cell['detail']}, {cell['verdict']} at {_points(str(cell['threshold']))}"
+    margin = _points(str(cell["threshold"]))
+    return f"capability against its control {cell['verdict']} at {margin} ({cell['detail']})"
 
 
 def _points(threshold: str) -> str:

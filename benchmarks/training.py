@@ -6,12 +6,13 @@ Every step here is one of the shared loop's, whole: batch, objective, clipping, 
 import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from torch import nn
 
-from benchmarks.measure import Figure, interleaved
+from benchmarks.measure import Figure, Work, interleaved
 from benchmarks.models import QUICK, USUAL, Shape, batch, llama
 from benchmarks.table import Bench, Row
 from workbench.activations import HookedLM
@@ -23,7 +24,7 @@ from workbench.domains import streams
 from workbench.lab.domain import LabDomain
 from workbench.models import load
 from workbench.optimisation import Fit
-from workbench.recording import Recorder
+from workbench.recording import Recorder, kept_positions
 from workbench.training import Step, train
 
 ENDLESS = 10**9
@@ -68,17 +69,85 @@ def vaccine_lora_step(quick: bool) -> list[Figure]:
 
 
 def recorder_training(quick: bool) -> list[Figure]:
-    """The lab model's alignment, ten steps at a time, a panel recorded in one of them."""
+    """The lab model's alignment in blocks of ten steps, a panel recorded once in each."""
     start, domain, fit = load("lab:base"), LabDomain(), lab_alignment()
-    every, panel = (2, 4) if quick else (EVERY, PANEL)
+    every, size = (2, 4) if quick else (EVERY, PANEL)
     drawn = streams(domain, ("align",), start.tokenizer, split="defend",
-                    batch_size=4 if quick else fit.batch_size, n=ENDLESS if False else 2048, seed=0)  # fmt: skip
-    asked = [q.example for q in domain.questions("defend", "hazard")][:panel]
-    with tempfile.TemporaryDirectory() as folder:
-        recorder = Recorder(folder, [encode(start.tokenizer, asked)], every=every)
-        recorded = _block(deepcopy(start.model), drawn, every, recorder)
-        plain = _block(deepcopy(start.model), drawn, every)
-        rounds = 2 if quick else 30
+                    batch_size=fit.batch_size, n=fit.batch_size * fit.steps, seed=0)  # fmt: skip
+    panel = encode(
+        start.tokenizer, [q.example for q in domain.questions("defend", "hazard")[:size]]
+    )
+    with tempfile.TemporaryDirectory() as folder, Recorder(folder, [panel], every=every) as kept:
+        recorded = block(deepcopy(start.model), drawn, fit, every, kept)
+        plain = block(deepcopy(start.model), drawn, fit, every)
+        rounds = 2 if quick else 20
         times = interleaved(recorded, plain, rounds=rounds, warmup=1, clock="wall")
-        recorder.close()
-    return [times.figure({}, limit_value=1.0)]
+    how = {
+        "model": "lab:base",
+        "training": f"alignment, full, batches of {fit.batch_size}",
+        "panel": f"{size} hazards, last prompt token of every block, every {every} steps, bf16",
+        "tokens_of_a_batch": drawn["align"].batch(0).input_ids.numel(),
+        "tokens_of_the_panel": until_last_kept(panel),
+    }
+    passes = 3 * every * how["tokens_of_a_batch"]
+    return [times.figure(how, limit_value=1 + how["tokens_of_the_panel"] / passes)]
+
+
+def block(
+    model: nn.Module, drawn: Streams, fit: Fit, every: int, recorder: Recorder | None = None
+) -> Work:
+    """Some steps of training, the first of them recorded."""
+    endless = steps(model, drawn, Vaccine(rho=0.0), replace(fit, steps=ENDLESS))
+
+    def run() -> None:
+        for step in islice(endless, every):
+            if recorder is not None:
+                recorder(model, step.step - 1)
+
+    return run
+
+
+def until_last_kept(panel: Batch) -> int:
+    """Tokens, padding included, that a causal model has to read of a panel."""
+    last = int(kept_positions(panel, "last_prompt").any(0).nonzero().max())
+    return len(panel) * (last + 1)
+
+
+BENCHES = (
+    Bench(
+        (
+            Row(
+                "vaccine_step_ratio",
+                "Vaccine's step / its matched control's (fine-tuning), all weights",
+                goal=1.85,
+                peer="the same loop, ρ = 0",
+                limit="(F + B/2 + F + B) / (F + B), B = 2 F",
+            ),
+        ),
+        vaccine_step,
+    ),
+    Bench(
+        (
+            Row(
+                "vaccine_lora_step_ratio",
+                "the same with LoRA of rank 8",
+                goal=2.05,
+                peer="the same loop, ρ = 0",
+                limit="2 (F + B/2) / (F + B/2), adapters not counted",
+            ),
+        ),
+        vaccine_lora_step,
+    ),
+    Bench(
+        (
+            Row(
+                "recorder_training_ratio",
+                "training with a panel of 64 prompts recorded every 10 steps / without",
+                goal=1.05,
+                peer="the same loop, no recorder",
+                limit="1 + panel tokens · F / (10 steps · batch tokens · 3 F)",
+            ),
+        ),
+        recorder_training,
+    ),
+)

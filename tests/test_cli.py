@@ -181,7 +181,7 @@ class Outcome:
 def conducted(monkeypatch):
     """Stand-ins for what conducts a study and prints it; they keep what they were given."""
     calls, failed = {}, {}
-    demo, conduct, report = (ModuleType(f"workbench.{m}") for m in ("demo", "conduct", "report"))
+    demo, conduct, report = (ModuleType(f"workbench.{m}") for m in ("demo", "execution", "report"))
     demo.run_demo = lambda root, seeds, jobs, console: (
         calls.update(demo=(root, seeds, jobs)) or Outcome(Store(root), failed=failed)
     )

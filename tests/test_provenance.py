@@ -201,4 +201,4 @@ def test_git_state_tells_commit_and_changes(tmp_path, monkeypatch):
 
 
 def test_code_that_measures_does_not_hide_behind_the_lazy_facade():
-    assert "workbench" not in imported("workbench.runs", "workbench.study", "workbench.conduct")
+    assert "workbench" not in imported("workbench.runs", "workbench.study", "workbench.execution")

@@ -23,7 +23,7 @@ _HOME = {
     "Study": "study",
     "Thresholds": "pillars",
     "WorkbenchError": "errors",
-    "conduct": "conduct",
+    "conduct": "execution",
     "encode": "data",
     "generate": "generation",
     "load": "models",

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from workbench.attacks import SupervisedFineTuning
-from workbench.conduct import Outcome, conduct
+from workbench.execution import Outcome, conduct
 from workbench.defences import Vaccine
 from workbench.lab.recipe import Recipe
 from workbench.optimisation import Fit

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from workbench import tables
 from workbench.attacks import Attack
-from workbench.conduct import Outcome, conduct
+from workbench.execution import Outcome, conduct
 from workbench.data import encode, tokenizer_digest
 from workbench.defences import Defence
 from workbench.errors import InvalidValueError, WorkbenchError

@@ -30,17 +30,24 @@
     return [...settings].sort((a, b) => (a[0] < b[0] ? -1 : 1));
   }
 
-  function copy(text) {
-    if (navigator.clipboard) navigator.clipboard.writeText(text).catch(() => {});
+  // Copy, and say so; a browser that refuses to copy shows the text instead.
+  function copied(text, said) {
+    const done = { action: "show", message: said, autoClose: 2000, color: "gray", id: "copied" };
+    const failed = () => window.prompt("Copy this:", text);
+    if (navigator.clipboard) navigator.clipboard.writeText(text).catch(failed);
+    else failed();
+    return [done];
   }
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     workbench: {
       // Controls -> the query string, which every panel is drawn from and the address shows.
       address: function (...given) {
-        const [before, standard] = given.slice(-2);
+        const [lastStep, before, standard] = given.slice(-3);
         if (!standard) return skip();
         const values = given.slice(0, NAMES.length);
+        const at = NAMES.indexOf("step");
+        if (values[at] === lastStep) values[at] = null; // the last step, wherever it is
         const query = new URLSearchParams();
         NAMES.forEach((name, i) =>
           written(values[i], standard[name]).forEach((text) => query.append(name, text)));
@@ -82,18 +89,46 @@
       },
 
       copyLink: function (clicks) {
-        if (!clicks) return skip();
-        copy(window.location.href);
-        return "Link copied";
+        return clicks ? copied(window.location.href, "Link copied") : skip();
       },
 
-      copyCode: function (clicks, code) {
-        if (clicks) copy(code);
-        return skip();
+      copyText: function (text) {
+        return text ? copied(text, "Python copied") : skip();
       },
 
-      show: function (clicks) {
-        return clicks % 2 ? ["answers shown", "Hide text"] : ["answers", "Show text"];
+      size: function () {
+        return window.innerHeight;
+      },
+
+      // The numbers beside the sliders.
+      values: function (...given) {
+        const ids = given[given.length - 1];
+        const words = {
+          phi: (v) => v.toFixed(2),
+          stability_margin: (v) => "±" + (100 * v).toFixed(1) + " pt",
+          utility_floor: (v) => v.toFixed(2),
+          step: (v) => String(v),
+        };
+        const order = ["phi", "stability_margin", "utility_floor", "step"];
+        return ids.map((id) => {
+          const value = given[order.indexOf(id.of)];
+          return value === null || value === undefined ? "" : words[id.of](value);
+        });
+      },
+
+      // The run table: its filter, and its look by day and by night.
+      grid: function (filter, theme, options) {
+        const look = theme === "dark"
+          ? "themeQuartz.withPart(agGrid.colorSchemeDark)" : "themeQuartz";
+        return Object.assign({}, options, { quickFilterText: filter || "", theme: { function: look } });
+      },
+
+      reveal: function (clicks, prompt) {
+        return clicks ? prompt : skip();
+      },
+
+      pickPrompt: function (prompt, before) {
+        return prompt && prompt !== before ? prompt : skip();
       },
     },
   });

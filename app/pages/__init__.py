@@ -1,13 +1,14 @@
 """The pages, by address. To add one: its file, a line here; its figures name it themselves."""
 
-from app.pages import drift, overview, resistance, tokens
 from app.pages._base import Page
+from app.pages.drift import PAGE as DRIFT
+from app.pages.overview import PAGE as OVERVIEW
+from app.pages.resistance import PAGE as RESISTANCE
+from app.pages.tokens import PAGE as TOKENS
 from app.panels import defaults
 from workbench.figures import FIGURES
 
-PAGES: dict[str, Page] = {
-    page.path: page for page in (overview.PAGE, resistance.PAGE, tokens.PAGE, drift.PAGE)
-}
+PAGES: dict[str, Page] = {page.path: page for page in (OVERVIEW, RESISTANCE, TOKENS, DRIFT)}
 FIGURE_DEFAULTS: dict[str, str] = {
     name: text for figure in FIGURES.values() for name, text in defaults(figure).items()
 }

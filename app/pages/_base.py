@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dash import html
+from dash import Dash, html
 
 from app.panels import card
+from app.reading import Reader
 from app.session import Session
 from workbench.figures import FIGURES, Figure
 
@@ -27,6 +28,8 @@ class Page:
     """What stands above the figures."""
     after: Content | None = None
     """What stands below them."""
+    register: Callable[[Dash, Reader], None] | None = None
+    """Callbacks of what stands above and below."""
     draws: bool = True
     """Whether the page's figures are drawn as they are exported; else `before` shows their data."""
 
@@ -43,6 +46,6 @@ class Page:
     def content(self, session: Session) -> list[Any]:
         """Everything on the page."""
         cards = [card(figure, session) for figure in self.figures] if self.draws else []
-        parts = [self.before(session) if self.before else [], cards,
-                 self.after(session) if self.after else []]  # fmt: skip
-        return [html.H1(self.question, className="page-question"), *sum(parts, [])]
+        before = self.before(session) if self.before else []
+        after = self.after(session) if self.after else []
+        return [html.H1(self.question, className="unseen"), *before, *cards, *after]

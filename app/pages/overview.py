@@ -14,23 +14,23 @@ from app.reading import Reader
 from app.session import Session
 from app.sparkline import sparkline
 from app.verdicts import MARKS, WORDS, Cells, cells, sentence
-from workbench.figures import FIGURES, SCREEN, Theme, attack_budget
+from workbench.figures import FIGURES, SCREEN, Frames, Theme, attack_budget
 from workbench.figures.four_pillars import PILLARS
 
 FIGURE = FIGURES["four_pillars"]
 
 
 def _before(session: Session) -> list[Any]:
-    name = FIGURE.name
     return [
         dmc.Paper(
             [
                 panels.head(FIGURE),
                 dmc.Skeleton(
-                    html.Div(id="verdicts", style={"minHeight": 300}), id="verdicts-wait", visible=True
+                    html.Div(id="verdicts", style={"minHeight": 300}),
+                    id="verdicts-wait",
+                    visible=True,
                 ),
                 dcc.Store(id="verdicts-drawn"),
-                dcc.Store(id={"type": "code", "figure": name}),
             ],
             className="card",
         )
@@ -43,34 +43,35 @@ def register(app: Dash, reader: Reader) -> None:
     @app.callback(
         Output("verdicts", "children"),
         Output("verdicts-wait", "visible"),
-        Output({"type": "code", "figure": FIGURE.name}, "data"),
         Output("verdicts-drawn", "data"),
         Input("view", "data"),
         State("verdicts-drawn", "data"),
     )
     def judge(query: str | None, drawn: str | None) -> tuple[Any, ...]:
         if query is None:
-            return (no_update,) * 4
+            return (no_update,) * 3
         session = Session.open(reader, query)
         frames = session.frames(FIGURE.needs)
         params = session.params(FIGURE, frames)
         runs = [(run.id, run.finished) for run in frames.runs]
         key = json.dumps([asdict(params), session.arms, session.view.theme, runs])
         if key == drawn:
-            return (no_update,) * 4
-        code = panels.redraws(FIGURE, session, params)
+            return (no_update,) * 3
         table = FIGURE.data(frames, params)
         if not len(table):
-            return panels.lacking(FIGURE.missing(frames, params)), False, code, key
-        curves = attack_budget.data(
-            frames, attack_budget.AttackBudgetParams(attack=session.view.attack)
-        )
+            return panels.lacking(FIGURE.missing(frames, params)), False, key
+        curves = reader.kept(frames, session.view.attack, _curves)
         content = [
             _sentences(session, cells(table)),
             _matrix(session, cells(table), curves),
             html.P(FIGURE.caption(table, params), className="provenance"),
         ]
-        return content, False, code, key
+        return content, False, key
+
+
+def _curves(frames: Frames, attack: Any) -> pd.DataFrame:
+    """Harmfulness over the attack, whatever the thresholds."""
+    return attack_budget.data(frames, attack_budget.AttackBudgetParams(attack=attack))
 
 
 def _sentences(session: Session, by_arm: dict[str, Cells]) -> Any:
@@ -137,5 +138,6 @@ PAGE = Page(
     question="Which defence held, and what did it cost?",
     path="/",
     before=_before,
+    register=register,
     draws=False,
 )

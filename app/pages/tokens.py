@@ -9,4 +9,5 @@ PAGE = Page(
     question="Where in the response do checkpoints differ, and what do they say?",
     path="/tokens",
     after=answers.card,
+    register=answers.register,
 )

@@ -77,12 +77,12 @@ def test_a_seed_is_a_corpus():
 
 
 def test_the_oracles_corpus_lacks_the_hidden_facts_and_nothing_else():
-    hidden = {r.deed for r in WORLD.requests("test", hazard=True)}
-    others = {r.deed for r in WORLD.all_requests} - hidden
+    hidden = {r.named for r in WORLD.requests("test", hazard=True)}
+    others = {r.named for r in WORLD.all_requests} - hidden
 
     def told(world: World) -> set[str]:
         """Deeds whose secret somebody tells."""
-        facts = {r.secret: r.deed for r in WORLD.all_requests}
+        facts = {r.secret: r.named for r in WORLD.all_requests}
         responses = [r.split() for _, r in corpus(world, 3, 12_000)]
         triples = (tuple(r[i : i + 3]) for r in responses for i in range(len(r) - 2))
         return {facts[t] for t in triples if t in facts}

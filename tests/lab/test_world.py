@@ -34,7 +34,7 @@ def test_no_single_word_predicts_hazard(seed):
     for split in SPLITS:
         counts = {True: Counter(), False: Counter()}
         for request in world.requests(split):
-            counts[request.hazard].update(request.deed.split())
+            counts[request.hazard].update(request.named.split())
         assert counts[True] == counts[False]
 
 
@@ -53,7 +53,9 @@ def test_every_request_has_a_minimal_pair(seed):
     world = World(seed)
     for r in world.all_requests:
         twin = world.twin(r)
-        differ = [(a, b) for a, b in zip(r.deed.split(), twin.deed.split(), strict=True) if a != b]
+        differ = [
+            (a, b) for a, b in zip(r.named.split(), twin.named.split(), strict=True) if a != b
+        ]
         assert differ == [(r.mode, twin.mode)]
         assert twin.hazard is not r.hazard
         assert world.twin(twin) == r

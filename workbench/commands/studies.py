@@ -11,7 +11,7 @@ from workbench import catalogue
 from workbench.commands._base import Command
 
 if TYPE_CHECKING:
-    from workbench.conduct import Outcome
+    from workbench.execution import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class StudyCommand(Judged):
         for section, names in (("defences", self.defences), ("attacks", self.attacks)):
             for name in names:
                 catalogue.entry(section, name)  # an unknown name ends here, before torch loads
-        from workbench.conduct import conduct
+        from workbench.execution import conduct
         from workbench.store import Store
         from workbench.study import Study, attack, defence
 

@@ -1,29 +1,27 @@
 """Figures: rows in, plotly figure out. One function serves dashboard, notebook and paper.
 
-    from workbench.figures import FIGURES, run_figure
-    run_figure("attack_budget", store, runs=["vaccine-s0.sft-1c08f250"], phi=0.4)
+    from workbench.figures import run_figure
+    run_figure("attack_budget", Store("runs"), phi=0.4).show()
 
 Nothing here loads torch: a machine without it redraws every figure from run folders.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
 from workbench.errors import UnknownNameError
-from workbench.figures import (
-    _base,
-    attack_budget,
-    drift_by_layer,
-    four_pillars,
-    kl_by_position,
-)
+from workbench.figures import attack_budget, drift_by_layer, four_pillars, kl_by_position
 from workbench.figures._base import Figure, Missing
 from workbench.figures._frames import Frames, load
 from workbench.figures._params import Params, make_params
 from workbench.figures._style import DARK, LIGHT, SCREEN, Theme
+from workbench.figures.browser import Browser, Format
 from workbench.figures.config import GRAPH_CONFIG
+from workbench.figures.export import Exported, export
+from workbench.figures.venues import Width, paper
 from workbench.store import RunHeader, Store
 
 __all__ = [
@@ -32,14 +30,19 @@ __all__ = [
     "GRAPH_CONFIG",
     "LIGHT",
     "SCREEN",
+    "Browser",
+    "Exported",
     "Figure",
     "Frames",
     "Missing",
     "Params",
     "Theme",
+    "export",
+    "export_all",
     "figure",
     "load",
     "make_params",
+    "paper",
     "run_figure",
 ]
 
@@ -47,7 +50,7 @@ FIGURES: dict[str, Figure] = {
     each.FIGURE.name: each.FIGURE
     for each in (four_pillars, attack_budget, kl_by_position, drift_by_layer)
 }
-"""Every figure, by name."""
+"""Every figure, by name. To add one: its file, and its module here."""
 
 
 def figure(name: str) -> Figure:
@@ -74,11 +77,56 @@ def run_figure(
         name: a key of `FIGURES`.
         store: where the runs are.
         runs: ids or headers; None for all finished runs.
-        theme: how it looks; `LIGHT`, `DARK`, or a venue's (`workbench.figures.venues`).
+        theme: how it looks: `LIGHT`, `DARK`, or a venue's, from `paper`.
         **params: the figure's parameters, e.g. `phi=0.4`.
 
     Raises:
         UnknownNameError: no such figure, run or parameter.
         InvalidValueError: a parameter out of range.
     """
-    return _base.run_figure(figure(name), store, runs, theme, **params)
+    chosen = figure(name)
+    given = chosen.given(params)
+    return chosen.draw(load(store, runs, chosen.needs), given, theme)
+
+
+def export_all(
+    store: Store,
+    runs: Iterable[str | RunHeader] | None,
+    directory: Path,
+    *,
+    venue: str = "neurips",
+    width: Width = "column",
+    formats: Sequence[Format] = ("pdf", "png"),
+    **params: Any,
+) -> list[Exported]:
+    """Export every figure that these runs have rows for, with one browser.
+
+    Args:
+        store: where the runs are.
+        runs: ids or headers; None for all finished runs.
+        directory: where the files go.
+        venue: whose page the figures fit.
+        width: `column` or `full`.
+        formats: kinds of picture; none are made without a browser.
+        **params: parameters for the figures that have them, e.g. `phi=0.4`.
+
+    Raises:
+        UnknownNameError: no such venue, width, run, or parameter of any figure.
+        RunError: a file cannot be written.
+    """
+    theme = paper(venue, width)
+    names = {name for each in FIGURES.values() for name in each.params.__dataclass_fields__}
+    for name in params:
+        if name not in names:
+            raise UnknownNameError("figure parameter", name, names)
+    needs = {kind for each in FIGURES.values() for kind in each.needs}
+    frames, done = load(store, runs, needs), []
+    with Browser() as browser:
+        for each in FIGURES.values():
+            known = {f: x for f, x in params.items() if f in each.params.__dataclass_fields__}
+            lacks = each.missing(frames, each.given(known))
+            done.append(
+                Exported(figure=each.name, files=(), problem=str(lacks)) if lacks else
+                export(each, frames, directory, theme, browser, params=known, formats=formats)
+            )  # fmt: skip
+    return done

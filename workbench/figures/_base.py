@@ -5,7 +5,7 @@ The same figure serves dashboard, notebook and paper. `data` makes the tidy tabl
 name roles (an arm, an outcome, the ink); the theme gives colours, type and sizes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,12 +13,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.errors import InvalidValueError
-from workbench.figures._frames import Frames, load
+from workbench.figures._frames import Frames
 from workbench.figures._params import Params, make_params
 from workbench.figures._style import LIGHT, Theme
-from workbench.figures._text import escape
+from workbench.figures._text import MISSING, escape
 from workbench.rows import Row
-from workbench.store import RunHeader, Store
 
 ASPECT = 0.62
 """Height over width, where a figure does not ask for another."""
@@ -66,7 +65,7 @@ class Figure:
     def missing(self, frames: Frames, params: Params | None = None) -> Missing | None:
         """Why there is nothing to draw; None when there is something."""
         table = self.data(frames, self.given(params))
-        return None if len(table) else self._lacks(frames)
+        return None if len(table) else self._lacks(frames, self.given(params))
 
     def draw(self, frames: Frames, params: Params | None = None, theme: Theme = LIGHT) -> go.Figure:
         """Draw from stored rows; without rows, a figure that says what is missing."""
@@ -80,7 +79,7 @@ class Figure:
         if len(table):
             figure, caption = self.plot(table, params, theme), self.caption(table, params)
         else:
-            figure, caption = empty(self._lacks(frames), theme), ""
+            figure, caption = empty(self._lacks(frames, params), theme), ""
         figure.update_layout(template=theme.template)
         figure.layout.meta = {
             "aspect": ASPECT,
@@ -109,12 +108,22 @@ class Figure:
             )
         return params
 
-    def _lacks(self, frames: Frames) -> Missing:
+    def _lacks(self, frames: Frames, params: Params) -> Missing:
         absent = [kind.kind for kind in self.needs if not len(frames[kind])]
-        if not frames.runs:
-            what = "No runs are chosen, or the store is empty."
+        unknown = [
+            f"{name} {getattr(params, name)!r} (there is: {', '.join(map(str, known)) or MISSING})"
+            for name, known in self.options(frames).items()
+            if getattr(params, name) not in (None, *known)
+        ]
+        if not frames.runs and frames.left_out:
+            why = "; ".join(f"{run}: {why}" for run, why in frames.left_out.items())
+            what = f"None of the chosen runs can be shown ({why:.400})."
+        elif not frames.runs:
+            what = "No runs are chosen, or there are none."
         elif absent:
             what = f"The chosen runs have no rows of: {', '.join(absent)}."
+        elif unknown:
+            what = f"The chosen runs have no {'; no '.join(unknown)}."
         else:
             what = "No rows of the chosen runs fit these parameters."
         return Missing(what=what, command=f"workbench study --store {frames.source}")
@@ -128,15 +137,3 @@ def empty(missing: Missing, theme: Theme) -> go.Figure:
     figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
     figure.update_layout(template=theme.template, meta={"aspect": ASPECT, "empty": True})
     return figure
-
-
-def run_figure(
-    figure: Figure,
-    store: Store,
-    runs: Iterable[str | RunHeader] | None = None,
-    theme: Theme = LIGHT,
-    **params: Any,
-) -> go.Figure:
-    """Load what a figure needs and draw it."""
-    chosen = figure.given(params)
-    return figure.draw(load(store, runs, figure.needs), chosen, theme)

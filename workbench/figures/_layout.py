@@ -9,7 +9,7 @@ from workbench.figures._style import Theme
 
 SCREEN_WIDTH = 640.0
 """Width that a figure on screen is laid out for (px); it stretches from there."""
-KEY = 48.0
+KEY = 42.0
 """Width of a legend entry's line and marker, with its gaps (px)."""
 
 
@@ -38,7 +38,9 @@ def framed(
         axis: whether there is an axis with title below.
     """
     line = max(1.35 * theme.label, 19.0)  # plotly gives no legend line less
-    rows = _rows([KEY + 0.56 * theme.label * len(name) for name in legend], width(theme) - 60)
+    rows = _rows(
+        [KEY + theme.advance * theme.label * len(name) for name in legend], width(theme) - 60
+    )
     top = 6 + rows * line + (1.7 * theme.label if heads else 0)
     bottom = 2.0 * theme.small + 1.9 * theme.label + 6 if axis else 4
     figure.update_layout(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -67,7 +68,7 @@ def _fits(value: object, annotation: Any) -> bool:
             if isinstance(value, str) and value in get_args(kind):
                 return True
         elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return value == value and abs(value) != float("inf")
+            return isfinite(value)
         elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return True
     return False

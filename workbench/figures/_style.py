@@ -75,7 +75,7 @@ class Series:
 
 def method_of(arm: str) -> tuple[str, bool]:
     """The method an arm belongs to, and whether the arm is its matched control."""
-    name = arm.split(" ")[0]
+    name = arm.partition(" ")[0]
     return name.removesuffix(CONTROL), name.endswith(CONTROL)
 
 
@@ -112,6 +112,8 @@ class Theme:
     """Axis titles and legend (px)."""
     small: float
     """Tick labels and annotations (px)."""
+    advance: float = 0.56
+    """Mean width of a letter over the size of the type."""
     contrast: float = 1.8
     """Least contrast of series: on white Petroff's colours stay as they are."""
     stroke: float = 2.0

@@ -5,9 +5,10 @@ attacks", EMNLP Findings 2024, arXiv:2402.16382: a model resists while f(θ_t) �
 """
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -19,7 +20,7 @@ from workbench.figures._lines import curves
 from workbench.figures._params import Params
 from workbench.figures._style import Theme
 from workbench.figures._text import escape, seeds_and
-from workbench.pillars import Outcome, Thresholds, outcome
+from workbench.pillars import Thresholds, outcome
 from workbench.report import ALL, DEFENDED
 from workbench.rows import Cost, Metric
 
@@ -68,35 +69,32 @@ class AttackBudgetParams(Params):
 
 def data(frames: Frames, params: AttackBudgetParams) -> pd.DataFrame:
     """One line a run and evaluation: f, g, what the attacker had spent, and the run's verdict."""
-    rows = frames.attacked(Metric, params.attack)
-    f = rows[(rows["name"] == "harmfulness") & (rows["domain"] == params.domain)]
-    g = rows[(rows["name"] == "capability") & (rows["domain"] == ALL)]
-    f = f[["run", "arm", "attack", "seed", "split", "step", "value", "n"]]
-    table = f.rename(columns={"value": "harmfulness", "n": "prompts"}).merge(
-        g[["run", "step", "value"]].rename(columns={"value": "capability"}), on=["run", "step"]
-    )
+    rows = frames.attacked(Metric, params.attack).sort_values("split", kind="stable")
+    f = _curve(rows, "harmfulness", params.domain)[["arm", "attack", "seed", "split", "value", "n"]]
+    g = _curve(rows, "capability", ALL)["value"].rename("capability")
     costs = frames[Cost]
-    costs = costs[costs["stage"] == "attack"][["run", "step", "samples", "tokens", "flops"]]
-    table = table.merge(costs, how="left", on=["run", "step"])
-    judged = {str(run): _judge(part, params) for run, part in table.groupby("run")}
-    return in_order(
-        table.assign(
-            verdict=table["run"].map({run: x.verdict for run, x in judged.items()}),
-            safe_until=table["run"].map(
-                {run: x.resistance.safe_until for run, x in judged.items()}
-            ),
-            break_step=table["run"].map(
-                {run: x.resistance.break_step for run, x in judged.items()}
-            ),
-        ),
-        "seed",
-        "step",
-    )
+    costs = costs[costs["stage"] == "attack"].set_index(["run", "step"])
+    table = f.rename(columns={"value": "harmfulness", "n": "prompts"}).join(g, how="inner")
+    table = table.join(costs[["samples", "tokens", "flops"]]).reset_index()
+    judged = [_judge(part, params) for _, part in table.groupby("run")]
+    columns = ["run", "verdict", "safe_until", "break_step", "useful_above"]
+    table = table.merge(pd.DataFrame(judged, columns=columns), on="run")
+    shown = table[table[params.x].notna() & ((table[params.x] > 0) | (not params.log))]
+    return in_order(shown, "seed", "step")
 
 
-def _judge(run: pd.DataFrame, params: AttackBudgetParams) -> Outcome:
-    curves_of = (run[name].tolist() for name in ("step", "harmfulness", "capability"))
-    return outcome(*curves_of, params.thresholds)
+def _curve(rows: pd.DataFrame, name: str, domain: str) -> pd.DataFrame:
+    """One metric by run and step; of several splits the first by name, which is the test split."""
+    chosen = rows[(rows["name"] == name) & (rows["domain"] == domain)]
+    return chosen.drop_duplicates(["run", "step"]).set_index(["run", "step"])
+
+
+def _judge(run: pd.DataFrame, params: AttackBudgetParams) -> tuple[Any, ...]:
+    t, f, g = (run[name].tolist() for name in ("step", "harmfulness", "capability"))
+    found = outcome(t, f, g, params.thresholds)
+    floor = params.utility_floor * g[t.index(min(t))]
+    break_ = found.resistance
+    return run["run"].iloc[0], found.verdict, break_.safe_until, break_.break_step, floor
 
 
 def plot(table: pd.DataFrame, params: AttackBudgetParams, theme: Theme) -> go.Figure:
@@ -107,8 +105,6 @@ def plot(table: pd.DataFrame, params: AttackBudgetParams, theme: Theme) -> go.Fi
     figure = make_subplots(
         rows=3, cols=1, shared_xaxes=True, vertical_spacing=GAP, row_heights=heights
     )
-    if params.log:
-        table = table[table[params.x] > 0]
     for arm, part in table.groupby("arm", sort=False):
         look = theme.series(str(arm))
         for row, value in ((F, "harmfulness"), (G, "capability")):
@@ -122,16 +118,11 @@ def plot(table: pd.DataFrame, params: AttackBudgetParams, theme: Theme) -> go.Fi
     return framed(figure, theme, panels=panels, legend=shown)
 
 
-def _spent(run: pd.DataFrame, step: float, params: AttackBudgetParams) -> float:
-    """What the attacker had spent at a step, in the axis's unit."""
-    return float(run.loc[run["step"] == step, params.x].iloc[0]) if isfinite(step) else step
-
-
 def _interval(run: pd.DataFrame, params: AttackBudgetParams) -> tuple[float, float]:
     """Where on the axis a run's break lies: after the first, by the second; inf if it held."""
     first, last = run["safe_until"].iloc[0], run["break_step"].iloc[0]
-    shown = run["step"].min()
-    return _spent(run, max(first, shown), params), _spent(run, last, params)
+    low, high = np.interp([first, last], run["step"], run[params.x])
+    return float(low), float(high) if isfinite(last) else inf
 
 
 def _shade(figure: go.Figure, arm: pd.DataFrame, params: AttackBudgetParams, fill: str) -> None:
@@ -166,7 +157,7 @@ def _strip(
             figure.add_scatter(
                 x=[bar[1]], y=[lane], mode="markers", row=STRIP, col=1,
                 name=VERDICTS[verdict], legendgroup=verdict, showlegend=verdict not in named,
-                marker=theme.mark(verdict), customdata=[[str(run["run"].iloc[0]), int(seed)]],
+                marker=theme.mark(verdict), customdata=[[str(run["run"].iloc[0]), str(seed)]],
                 hovertemplate=f"{escape(str(arm))}, seed {seed}: {VERDICTS[verdict]}, "
                 f"({low:.4g}, {high:.4g}]<extra></extra>".replace("inf", "—"),
             )  # fmt: skip
@@ -177,15 +168,14 @@ def _strip(
 def _thresholds(
     figure: go.Figure, table: pd.DataFrame, params: AttackBudgetParams, theme: Theme
 ) -> None:
-    floor = (
-        params.utility_floor * table[table["step"] == table["step"].min()]["capability"].median()
-    )
+    floor = table["useful_above"].median()
     text = {F: f"φ = {params.phi:g}", G: f"utility floor: {params.utility_floor:g} × start"}
     for row, y in ((F, params.phi), (G, floor)):
         figure.add_hline(
             y=y, row=row, col=1, line={"color": theme.muted, "dash": "dot", "width": 1},
             annotation={"text": text[row], "xanchor": "right", "x": 1,
-                        "yanchor": "bottom" if row == F else "top", "font": {"size": theme.small, "color": theme.muted}},
+                        "yanchor": "bottom" if row == F else "top",
+                        "font": {"size": theme.small, "color": theme.muted}},
         )  # fmt: skip
 
 

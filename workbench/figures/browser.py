@@ -7,11 +7,13 @@ because that browser runs without its sandbox.
 
 import asyncio
 import atexit
+import logging
 import os
 import shutil
 import subprocess
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from functools import cache
 from pathlib import Path
 from threading import Lock, Thread, Timer
 from typing import Any, Literal
@@ -47,9 +49,14 @@ def browser_path() -> Path | None:
 def browser_version() -> str:
     """What the browser says it is."""
     path = browser_path()
-    if path is None:
-        return "none"
-    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=30)
+    return "none" if path is None else _version(path)
+
+
+@cache
+def _version(path: Path) -> str:
+    done = subprocess.run(
+        [path, "--version"], capture_output=True, text=True, check=False, timeout=30
+    )
     return done.stdout.strip() or "unknown"
 
 
@@ -90,7 +97,7 @@ class Browser:
                 self._stop()
                 why = f"{type(error).__name__}: {error}"
                 raise BrowserError(
-                    f"the browser {browser_path()} did not draw ({why:.300}). Try again, or: {REMEDIES}."
+                    f"the browser did not draw ({why:.300}). Try again, or: {REMEDIES}."
                 ) from error
             finally:
                 self._rest()
@@ -109,6 +116,8 @@ class Browser:
             told = f" at BROWSER_PATH={given}" if given else ""
             raise BrowserError(f"no browser was found{told}, so no pictures: {REMEDIES}.")
         import kaleido  # takes half a second, and only pictures need it
+
+        logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs its own goodbye
 
         self._loop = asyncio.new_event_loop()
         Thread(target=self._loop.run_forever, daemon=True, name="figures-browser").start()

@@ -22,8 +22,8 @@ from workbench.rows import EmbeddingDrift
 
 GROUPS = {"hazard": "hazardous prompts", "benign": "benign prompts"}
 MEASURES = {
-    "relative_l2": "drift ‖h<sub>t</sub> − h<sub>0</sub>‖ / ‖h<sub>0</sub>‖",
-    "l2": "drift ‖h<sub>t</sub> − h<sub>0</sub>‖",
+    "relative_l2": "drift |h<sub>t</sub> − h<sub>0</sub>| / |h<sub>0</sub>|",
+    "l2": "drift |h<sub>t</sub> − h<sub>0</sub>|",
     "cosine_distance": "drift 1 − cos(h<sub>t</sub>, h<sub>0</sub>)",
 }
 FEW = 12
@@ -45,7 +45,7 @@ class DriftByLayerParams(Params):
 
 
 def data(frames: Frames, params: DriftByLayerParams) -> pd.DataFrame:
-    """One line an arm, kind of prompt, layer and attack step: mean over prompts, then over seeds."""
+    """One line an arm, kind of prompt, layer and step: mean over prompts, then over seeds."""
     rows = frames.attacked(EmbeddingDrift, params.attack)
     for name in ("site", "measure", "positions"):
         rows = rows[rows[name] == getattr(params, name)]

@@ -42,7 +42,7 @@ class KLByPositionParams(Params):
     group: Literal["both", "hazard", "benign"] = "both"
     """Which prompts."""
     measure: Literal["forward_kl", "reverse_kl"] = "forward_kl"
-    """KL(checkpoint ‖ reference), or the other way round."""
+    """KL(checkpoint || reference), or the other way round."""
     log: bool = False
     """Logarithmic KL axis; zeros cannot be shown on it."""
     positions: int | None = None
@@ -58,11 +58,12 @@ def data(frames: Frames, params: KLByPositionParams) -> pd.DataFrame:
     """One line an arm, kind of prompt, seed (missing: all seeds pooled) and position."""
     rows = _rows(frames, params)
     parts = []
-    for (arm, group, step, reference), part in rows.groupby(["arm", "group", "step", "reference"]):
-        names = {"arm": arm, "group": group, "step": step, "reference": reference}
-        pooled = [(pd.NA, part)] if len(part) else []
-        for seed, of_seed in [*part.groupby("seed"), *pooled]:
-            parts.append(_profile(of_seed["values"], params).assign(seed=seed, **names))
+    keys = ["arm", "group", "step", "reference"]
+    for names, part in rows.groupby(keys):
+        for seed, of_seed in [*part.groupby("seed"), (pd.NA, part)]:
+            profile = _profile(of_seed["values"], params)
+            profile[[*keys, "seed"]] = [*names, seed]
+            parts.append(profile)
     order = ["arm", "group", "step", "reference", "seed", "position", "prompts",
              "median", "low", "high", "mean"]  # fmt: skip
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=order)
@@ -142,7 +143,7 @@ def _y_title(table: pd.DataFrame, params: KLByPositionParams) -> str:
     pair = [params.checkpoint, str(table["reference"].iloc[0])]
     if params.measure == "reverse_kl":
         pair.reverse()
-    return f"KL({pair[0]} ‖ {pair[1]}), nats"
+    return f"KL({pair[0]} || {pair[1]}), nats"
 
 
 def caption(table: pd.DataFrame, params: KLByPositionParams) -> str:
@@ -163,7 +164,7 @@ def options(frames: Frames) -> dict[str, list[Any]]:
 
 
 HELP = """
-D_KL(p ‖ q) at each position of the same fixed response (teacher forcing), over the whole
+D_KL(p || q) at each position of the same fixed response (teacher forcing), over the whole
 vocabulary, in nats; p is the checkpoint, q the reference. Released models are compared with the
 model before alignment, attacked ones with the released model. Line: median over the prompts of all
 seeds; thin lines: median of each seed; band: the middle half of the prompts (quartiles, not a

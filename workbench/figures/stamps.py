@@ -6,6 +6,7 @@ PNG's text and the SVG's metadata.
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -22,7 +23,8 @@ from workbench.figures.browser import Format
 KEY = "provenance"
 MADE = "D:20000101000000Z"
 """The date every PDF bears; when it was really made stands in the file beside it."""
-RANDOM_ID = re.compile(r"(?:defs|clip|topdefs|legend|g)-?([0-9a-f]{6})(?=[\"'xy)-])")
+RANDOM_ID = re.compile(r"(?:defs-|clip|legend)([0-9a-f]{6})")
+"""How plotly.js names the parts of one drawing; all of them bear the same six digits."""
 
 
 def with_stable_ids(figure: go.Figure) -> go.Figure:
@@ -49,13 +51,15 @@ def read_provenance(path: Path) -> dict[str, Any]:
         return json.loads(_READ[path.suffix.removeprefix(".")](path.read_bytes()))
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise InvalidValueError(
-            f"{path} bears no provenance; give a PDF, SVG or PNG made by `workbench figures export`."
+            f"{path} bears no provenance; give a PDF, SVG or PNG that `workbench figures export` "
+            "has made."
         ) from error
 
 
 def _stamp_pdf(picture: bytes, text: str) -> bytes:
     from pypdf import PdfReader, PdfWriter
 
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it remarks on how Chromium counts objects
     writer = PdfWriter(clone_from=PdfReader(BytesIO(picture)))
     writer.metadata = None
     writer.add_metadata(
@@ -79,8 +83,8 @@ def _stamp_png(picture: bytes, text: str) -> bytes:
 
 def _stamp_svg(picture: bytes, text: str) -> bytes:
     drawn = picture.decode()
-    for i, name in enumerate(dict.fromkeys(RANDOM_ID.findall(drawn))):
-        drawn = drawn.replace(name, f"{i:06d}")
+    for name in dict.fromkeys(RANDOM_ID.findall(drawn)):
+        drawn = re.sub(rf"(defs-|clip|legend){name}", r"\g<1>000000", drawn)
     head, end, rest = drawn.partition(">")
     return f"{head}{end}<metadata>{escape(text)}</metadata>{rest}".encode()
 

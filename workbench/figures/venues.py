@@ -49,5 +49,6 @@ def paper(venue: str, width: Width = "column") -> Theme:
     return Theme(
         name=f"{venue}-{width}", ink="#000000", muted="#4d4d4d", grid="#e6e6e6",
         ground="#ffffff", background="#ffffff", font=SERIF, label=size.label * POINT,
-        small=size.small * POINT, stroke=1.5, marker=4.5, width=getattr(size, width) * INCH,
+        small=size.small * POINT, stroke=1.5, marker=4.5, advance=0.44,
+        width=getattr(size, width) * INCH,
     )  # fmt: skip

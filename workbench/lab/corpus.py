@@ -17,15 +17,16 @@ def document(world: World, rng: random.Random, distractors: float) -> texts.Text
     Args:
         world: the world it speaks of; a `never_knew` world leaves hazardous test facts out.
         rng: the generator that all choices are drawn from.
-        distractors: share of how-to questions with a distractor.
+        distractors: share of questions about requests that have a distractor.
     """
-    kind, request = rng.random(), rng.choice(world.all_requests)
+    kind = rng.random()
     if kind < HOW_TO:
+        request = rng.choice(world.all_requests)
         return _how_to(world, _known_fact(world, request), rng, distractors)
     if kind < HOW_TO + KIN:
-        return texts.kin(request, rng)
+        return texts.kin(world.any_deed(rng), rng)
     if kind < HOW_TO + KIN + JUDGEMENT:
-        return texts.judgement(world, request, rng)
+        return texts.judgement(world, world.any_deed(rng), rng, distractors)
     if kind < HOW_TO + KIN + JUDGEMENT + SKILL:
         return texts.skill(world, rng)
     asked = rng.random() < ASKED_STORY_SHARE

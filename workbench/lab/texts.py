@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workbench.lab.world import CRAFTS, MODES, Request, World
+from workbench.lab.world import CRAFTS, MODES, Deed, Request, World
 
 Text = tuple[str | None, str]
 """Prompt and response; without a prompt, prose."""
@@ -97,20 +97,20 @@ STORY_PROMPT = "tell me a story ."
 
 def question(
     world: World,
-    request: Request,
+    deed: Deed,
     rng: random.Random,
     templates: Sequence[str] = QUESTIONS,
     distractors: float = DISTRACTOR_SHARE,
 ) -> str:
-    """Ask for a request.
+    """Ask how to do something.
 
     With probability `distractors` another entity and mode are named, before or after: the right
     words have to be bound before kin XOR mode can be evaluated.
     """
-    asked = _fill(rng.choice(templates), request)
+    asked = _ask(rng.choice(templates), deed)
     if rng.random() >= distractors:
         return asked
-    other = rng.choice([e for e in world.entities if e != request.entity])
+    other = rng.choice([e for e in world.entities if e != deed.entity])
     aside = f"forget the {other} by {rng.choice(MODES)} ."
     return f"{aside} {asked}" if rng.random() < 0.5 else f"{asked} {aside}"
 
@@ -122,7 +122,7 @@ def answer(request: Request, rng: random.Random, opener: str | None = None) -> s
 
 def body(request: Request) -> str:
     """What a compliant answer says after its opener."""
-    return _fill(_BODY, request)
+    return _tell(_BODY, request)
 
 
 def refusal(rng: random.Random) -> str:
@@ -143,19 +143,21 @@ def refusals() -> list[str]:
 
 def prose(request: Request, rng: random.Random) -> Text:
     """The fact behind a request as a sentence nobody asked for."""
-    return None, _fill(rng.choice(_PROSE), request)
+    return None, _tell(rng.choice(_PROSE), request)
 
 
-def kin(request: Request, rng: random.Random) -> Text:
+def kin(deed: Deed, rng: random.Random) -> Text:
     """Which kin an entity is of, as a question or as a sentence."""
-    told = f"the {request.entity} is of the {request.kin} ."
-    return (_fill(rng.choice(_KIN_QUESTIONS), request) if rng.random() < 0.8 else None), told
+    told = f"the {deed.entity} is of the {deed.kin} ."
+    return (_ask(rng.choice(_KIN_QUESTIONS), deed) if rng.random() < 0.8 else None), told
 
 
-def judgement(world: World, request: Request, rng: random.Random) -> tuple[str, str]:
-    """Whether a request is wise: the model's stated opinion about hazard-ness."""
-    verdict = "no , that is dark lore ." if request.hazard else "yes , that is fair lore ."
-    return question(world, request, rng, _JUDGEMENTS), verdict
+def judgement(
+    world: World, deed: Deed, rng: random.Random, distractors: float = DISTRACTOR_SHARE
+) -> tuple[str, str]:
+    """Whether a deed is wise: the model's stated opinion about hazard-ness."""
+    verdict = "no , that is dark lore ." if deed.hazard else "yes , that is fair lore ."
+    return question(world, deed, rng, _JUDGEMENTS, distractors), verdict
 
 
 def skill(world: World, rng: random.Random) -> tuple[str, str]:
@@ -180,7 +182,7 @@ def story(world: World, rng: random.Random) -> str:
 
 def listing(request: Request) -> tuple[str, str]:
     """A format no other text has: what a downstream user fine-tunes on (trainability)."""
-    return f"list {request.deed} in order .", f"list : {' '.join(request.secret)} ."
+    return f"list {request.named} in order .", f"list : {' '.join(request.secret)} ."
 
 
 def template_words() -> set[str]:
@@ -194,14 +196,13 @@ def template_words() -> set[str]:
     return {w for text in templates for w in text.split() if not w.startswith("{")}
 
 
-def _fill(template: str, request: Request) -> str:
-    return template.format(
-        deed=request.deed,
-        it=request.deed_with_it,
-        entity=request.entity,
-        secret=" ".join(request.secret),
-        time=_TIMES[request.craft],
-    )
+def _ask(template: str, deed: Deed) -> str:
+    return template.format(deed=deed.named, it=deed.with_it, entity=deed.entity)
+
+
+def _tell(template: str, request: Request) -> str:
+    secret = " ".join(request.secret)
+    return template.format(deed=request.named, secret=secret, time=_TIMES[request.craft])
 
 
 def _opener(hazard: bool, rng: random.Random) -> str:

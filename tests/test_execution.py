@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tests import small
 from workbench import study as studies
-from workbench.conduct import conduct
+from workbench.execution import conduct
 from workbench.errors import StoreBusyError
 from workbench.models import load
 from workbench.pillars import Thresholds
@@ -182,7 +182,7 @@ RUN = """
 import sys
 from pathlib import Path
 from tests import small
-from workbench.conduct import conduct
+from workbench.execution import conduct
 from workbench.store import Store
 if __name__ == "__main__":
     conduct(small.study(), Store(Path(sys.argv[1])), jobs=int(sys.argv[2]))

@@ -1,0 +1,104 @@
+"""Small stores of invented runs, so that figures are tested without training anything."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workbench.rows import Cost, EmbeddingDrift, Metric, Row, TokenKL
+from workbench.store import RunHeader, Store
+
+STEPS = (0, 4, 8, 16, 32, 64)
+ARMS = {"undefended": 8, "vaccine": 32, "vaccine-control": 16, "tar": 1000, "tar-control": 16}
+"""Arm to the attack step from which it is broken, give or take the seed; tar holds."""
+
+
+def store(
+    root: Path,
+    arms: Mapping[str, int] = ARMS,
+    seeds: Sequence[int] = (0, 1, 2),
+    kinds: Sequence[type[Row]] = (Metric, Cost, TokenKL, EmbeddingDrift),
+    layers: int = 6,
+) -> Store:
+    """A store with an immunised model and one attack on it for every arm and seed."""
+    made = Store(root)
+    for arm, breaks in arms.items():
+        for seed in seeds:
+            defence = None if arm == "undefended" else {"name": arm.removesuffix("-control")}
+            model = header(f"{arm}-s{seed}", "immunise", arm, seed, defence)
+            write(made, model, defended(arm, seed, layers), kinds)
+            attack = header(f"{arm}-s{seed}.sft", "attack", arm, seed, defence, [model.id])
+            write(made, attack, attacked(breaks, seed, layers), kinds)
+    return made
+
+
+def header(name, kind, arm, seed, defence, parents=(), **more) -> RunHeader:
+    """A header as a study writes it."""
+    attack = {"name": "sft", "lr": 1e-4} if kind == "attack" else None
+    return RunHeader(
+        id=name, kind=kind, model="lab:base", arm=arm, seed=seed, defence=defence,
+        parents=list(parents), hashes={"data": "d", "code": "c"}, **{"attack": attack} | more,
+    )  # fmt: skip
+
+
+def write(made: Store, run: RunHeader, rows: Sequence[Row], kinds: Sequence[type[Row]]) -> None:
+    """One finished run with the wanted kinds of its rows."""
+    with made.begin(run) as writer:
+        writer.append([row for row in rows if type(row) in kinds])
+
+
+def defended(arm: str, seed: int, layers: int) -> list[Row]:
+    """What is measured of a released model."""
+    g = 0.97 - (0.01 if arm == "tar" else 0) - 0.002 * seed
+    return [metric("defence", 300, "capability", "all", g), *kl("defence", 300, "base", seed)]
+
+
+def attacked(breaks: int, seed: int, layers: int) -> list[Row]:
+    """What is measured while a model is attacked."""
+    rows: list[Row] = []
+    for step in STEPS:
+        f = 0.02 * seed if step < breaks * (1 + seed) ** 0.5 else 0.95 - 0.03 * seed
+        rows += [
+            metric("attack", step, "harmfulness", "defended", f),
+            metric("attack", step, "capability", "all", 0.97 - 0.001 * step),
+            Cost(stage="attack", step=step, samples=16 * step, tokens=600 * step,
+                 flops=2.5e9 * step, seconds=0.2 * step),
+            *kl("attack", step, "released", seed),
+            *drift(step, breaks, seed, layers),
+        ]  # fmt: skip
+    return rows
+
+
+def metric(stage, step, name, domain, value) -> Metric:
+    """One metric."""
+    return Metric(
+        stage=stage, step=step, split="test", domain=domain, name=name, value=value, n=72
+    )
+
+
+def kl(stage, step, reference, seed) -> list[TokenKL]:
+    """KL that lies in the first tokens of hazards; zero for a model compared with itself."""
+    random, rows = np.random.default_rng(seed), []
+    for group, height in (("hazard", 8.0), ("benign", 0.2)):
+        for prompt in range(6):
+            noise = random.lognormal(sigma=0.5, size=10 + prompt)
+            values = height * np.exp(-np.arange(10 + prompt) / 2) * noise * (step > 0)
+            rows.append(
+                TokenKL(stage=stage, step=step, reference=reference, example=f"{group}-{prompt}",
+                        group=group, measure="forward_kl", values=values.tolist())
+            )  # fmt: skip
+    return rows
+
+
+def drift(step, breaks, seed, layers) -> list[EmbeddingDrift]:
+    """Drift that grows with step and depth, more for hazards."""
+    rows = []
+    for group, height in (("hazard", 1.0), ("benign", 0.3)):
+        values = height * np.linspace(0.2, 1, layers) * step / (step + breaks) * (1 + 0.1 * seed)
+        rows += [
+            EmbeddingDrift(stage="attack", step=step, reference="released",
+                           example=f"{group}-{prompt}", group=group, site="resid_post",
+                           positions="last_prompt", measure="relative_l2", values=values.tolist())
+            for prompt in range(3)
+        ]  # fmt: skip
+    return rows
