@@ -76,8 +76,11 @@ def _copy(store: Store, run: RunHeader, folder: Path, prompts: int) -> None:
         whole = tables.read(kind, store.folder(run.id) / f"{kind.kind}.parquet")
         if kind not in LEFT_OUT and whole.num_rows:
             part = whole.filter(pa.array(_kept(kind, whole, kept)))
-            pq.write_table(part, folder / f"{kind.kind}.parquet", compression="zstd",
-                           compression_level=19, write_page_checksum=True)  # fmt: skip
+            words = [f.name for f in part.schema if pa.types.is_string(f.type)]
+            pq.write_table(
+                part, folder / f"{kind.kind}.parquet", compression="zstd", compression_level=19,
+                use_dictionary=words, write_page_checksum=True,
+            )  # fmt: skip
 
 
 def _kept_prompts(store: Store, run: RunHeader, each: int) -> set[str]:

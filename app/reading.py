@@ -72,11 +72,10 @@ class Reader:
         """What there is now."""
         root = self.store.root
         folders = [p for p in root.iterdir() if NAME.fullmatch(p.name)] if root.is_dir() else []
-        runs = sorted(
-            (self._header(p) for p in folders if p.is_dir()), key=lambda run: (run.created, run.id)
-        )
-        key = tuple((run.id, run.state, run.created, run.finished) for run in runs)
-        return self._listings.get(key, partial(_listing, runs))
+        found = [(self._header(p), _signature(p / HEADER)) for p in folders if p.is_dir()]
+        found.sort(key=lambda each: (each[0].created, each[0].id))
+        key = tuple((run.id, run.state, signature) for run, signature in found)
+        return self._listings.get(key, partial(_listing, [run for run, _ in found]))
 
     def _header(self, folder: Path) -> RunHeader:
         """A header; of a run that is not finished always anew, for its writer may have died."""

@@ -48,30 +48,42 @@ def register(app: Dash, reader: Reader) -> None:
         marks = [{"value": step} for step in steps]
         return page.content(session), styles, steps[-1], marks, min(step, steps[-1])
 
-    @app.callback(Output("run-notices", "children"), Input("chosen", "data"), State("view", "data"))
+    @app.callback(
+        Output("left-out", "children"),
+        Output("stale", "children"),
+        Input("chosen", "data"),
+        State("view", "data"),
+    )
     def about_runs(chosen: list[Any] | None, query: str | None) -> Any:
-        return no_update if chosen is None else notices(Session.open(reader, query))
+        if chosen is None:
+            return no_update, no_update
+        session = Session.open(reader, query)
+        return left_out(session), stale(session)
 
 
-def notices(session: Session) -> list[Any]:
-    """What a reader must know of the runs on show, folded away behind one line."""
+def left_out(session: Session) -> Any:
+    """The runs of the arms on show that no figure shows, and why; folded away behind one line."""
     unshown = session.listing.unshown(session.arms)
-    lines = [html.Li([html.Code(run), f": {why}"]) for run, why in unshown.items()]
-    codes = {run.id: other_code(run) for run in session.listing.of(session.arms)}
-    stale = {run: pair for run, pair in codes.items() if pair is not None}
-    old = [
-        html.Li([html.Code(run), f": made by code {made}; installed is {installed}"])
-        for run, (made, installed) in stale.items()
+    items = [html.Li([html.Code(run), f": {why}"]) for run, why in unshown.items()]
+    return _folded(f"{len(items)} run{_s(items)} of these arms {_is(items)} not shown", items)
+
+
+def stale(session: Session) -> Any:
+    """The runs on show that other code made than is installed."""
+    runs = [(run, other_code(run)) for run in session.listing.of(session.arms)]
+    items = [
+        html.Li([html.Code(run.id), f": made by code {codes[0]}; installed is {codes[1]}"])
+        for run, codes in runs
+        if codes is not None
     ]
-    found = [
-        (f"{len(lines)} run{_s(lines)} of these arms {_is(lines)} not shown", lines),
-        (f"◷ {len(old)} run{_s(old)} {_was(old)} made by other code than is installed", old),
-    ]
-    return [
-        html.Details([html.Summary(text), html.Ul(items)], className="run-notice")
-        for text, items in found
-        if items
-    ]
+    what = f"◷ {len(items)} of {len(runs)} runs on show {_was(items)} made by other code"
+    return _folded(f"{what} than is installed", items)
+
+
+def _folded(summary: str, items: list[Any]) -> Any:
+    if not items:
+        return None
+    return html.Details([html.Summary(summary), html.Ul(items)], className="run-notice")
 
 
 def _s(items: list[Any]) -> str:

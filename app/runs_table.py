@@ -21,18 +21,17 @@ MARKS = {
 }
 QUARTZ = "themeQuartz"
 COLUMNS = [
-    {"field": "arm", "width": 150, "checkboxSelection": False},
-    {"field": "kind", "width": 104},
-    {"field": "attack", "width": 90},
-    {"field": "seed", "width": 76, "type": "rightAligned", "filter": "agNumberColumnFilter"},
-    {"field": "state", "width": 136},
-    {"field": "age", "width": 96, "comparator": {"function": "nodeA.data.order - nodeB.data.order"},
-     "sort": "asc"},
-    {"field": "seconds", "headerName": "took (s)", "width": 90, "type": "rightAligned",
-     "filter": "agNumberColumnFilter"},
-    {"field": "note", "flex": 1, "minWidth": 200, "tooltipField": "note"},
-    {"field": "model", "width": 130},
+    {"field": "arm", "width": 180},
+    {"field": "kind", "width": 120},
+    {"field": "attack", "width": 110},
+    {"field": "seed", "width": 92, "filter": "agNumberColumnFilter"},
+    {"field": "state", "width": 150},
+    {"field": "age", "width": 92, "filter": False, "sort": "asc",
+     "comparator": {"function": "nodeA.data.order - nodeB.data.order"}},
+    {"field": "seconds", "headerName": "took (s)", "width": 112, "filter": False},
+    {"field": "note", "flex": 1, "minWidth": 240, "tooltipField": "note"},
     {"field": "id", "width": 250},
+    {"field": "model", "width": 140},
 ]  # fmt: skip
 
 
@@ -47,7 +46,6 @@ def modal() -> Any:
             "rowSelection": {"mode": "multiRow",
                              "isRowSelectable": {"function": "params.data.selectable"}},
             "rowHeight": 34, "headerHeight": 36, "tooltipShowDelay": 300, "animateRows": False,
-            "overlayNoRowsTemplate": "No runs. `workbench demo` makes some.",
         },
     )  # fmt: skip
     actions = dmc.Group(

@@ -35,9 +35,10 @@ def layout(store: str, example: bool) -> Any:
             dmc.AppShellMain(
                 [
                     html.Div(id="notices", role="status"),
-                    html.Div(id="run-notices"),
+                    html.Div(id="left-out"),
                     _controls(),
-                    html.Main(id="page", children=_loading()),
+                    html.Div(id="page", children=_loading()),
+                    html.Div(id="stale"),
                 ]
             ),
         ],

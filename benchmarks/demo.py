@@ -23,9 +23,7 @@ def demo(quick: bool) -> list[Figure]:
     how = {"clock": "wall", "seeds": len(seeds), "jobs": 2, "cores": os.cpu_count()}
     return [
         Figure(first / 60, configuration=how),
-        Figure(
-            float(np.median(again)), upper_bound(again), configuration=how | {"reruns": reruns}
-        ),
+        Figure(float(np.median(again)), upper_bound(again), configuration=how | {"reruns": reruns}),
     ]
 
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ class Figure:
     ours: float | None = None
     peer: float | None = None
     limit_value: float | None = None
-    configuration: dict[str, Any] | None = None
+    configuration: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,9 @@ def interleaved(
             if k == warmup:
                 gc.collect()
                 gc.freeze()
-    sides = [dict(zip(CLOCKS, np.array(times[w][warmup:]).T, strict=True)) for w in (ours, peer)]
-    return Paired(*sides, clock)
+    counted = {work: np.array(found[warmup:]).T for work, found in times.items()}
+    by_clock = {work: dict(zip(CLOCKS, both, strict=True)) for work, both in counted.items()}
+    return Paired(by_clock[ours], by_clock[peer], clock)
 
 
 def timed(work: Work, calls: int = 1) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.measure import Figure, Work, interleaved
-from benchmarks.models import QUICK, USUAL, Shape, batch, llama
+from benchmarks.models import QUICK, USUAL, batch, llama
 from benchmarks.table import Bench, Row
 from workbench.activations import HookedLM
 from workbench.adapters import with_lora
@@ -82,15 +82,15 @@ def recorder_training(quick: bool) -> list[Figure]:
         plain = block(deepcopy(start.model), drawn, fit, every)
         rounds = 2 if quick else 20
         times = interleaved(recorded, plain, rounds=rounds, warmup=1, clock="wall")
+    read, tokens = until_last_kept(panel), drawn["align"].batch(0).input_ids.numel()
     how = {
         "model": "lab:base",
         "training": f"alignment, full, batches of {fit.batch_size}",
         "panel": f"{size} hazards, last prompt token of every block, every {every} steps, bf16",
-        "tokens_of_a_batch": drawn["align"].batch(0).input_ids.numel(),
-        "tokens_of_the_panel": until_last_kept(panel),
+        "tokens_of_a_batch": tokens,
+        "tokens_of_the_panel": read,
     }
-    passes = 3 * every * how["tokens_of_a_batch"]
-    return [times.figure(how, limit_value=1 + how["tokens_of_the_panel"] / passes)]
+    return [times.figure(how, limit_value=1 + read / (3 * every * tokens))]
 
 
 def block(

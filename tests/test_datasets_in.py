@@ -145,3 +145,18 @@ def test_files_that_are_broken(name, content, message, tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(WorkbenchError, match=r"no file .*none.csv"):
         read_examples(tmp_path / "none.csv")
+
+
+def test_a_hugging_face_data_set_is_read_like_a_file(tmp_path):
+    from datasets import Dataset
+
+    from workbench.datasets_in import as_examples
+
+    rows = [{"instruction": f"ask {i}", "input": "", "output": f"say {i}"} for i in range(3)]
+    made = as_examples(Dataset.from_list(rows), "alpaca")
+    file = tmp_path / "alpaca.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert made == read_examples(file)
+    assert [x.id for x in made] == ["alpaca-0", "alpaca-1", "alpaca-2"]
+    with pytest.raises(InvalidValueError, match="alpaca: no column of prompts"):
+        as_examples(Dataset.from_list([{"a": "b"}]), "alpaca")

@@ -4,10 +4,12 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,8 +17,8 @@ from rich.console import Console
 
 from tests import small
 from workbench import study as studies
-from workbench.execution import conduct
 from workbench.errors import StoreBusyError
+from workbench.execution import conduct
 from workbench.models import load
 from workbench.pillars import Thresholds
 from workbench.recordings import Recording
@@ -242,3 +244,11 @@ def test_headers_hold_what_is_needed_to_make_a_run_again(outcome):
     assert set(header["hashes"]) == {"config", "data", "start", "code", "libraries"}
     assert header["versions"]["torch"].startswith("2.")
     assert isinstance(pd.Timestamp(header["finished"]), pd.Timestamp)
+
+
+def test_the_example_in_the_docs_reads_a_store(outcome):
+    docs = Path(__file__).parents[1] / "docs" / "runs.md"
+    example = re.search(r"```python\n(.*?)```", docs.read_text(), re.DOTALL)[1]
+    scope: dict = {}
+    exec(example.replace("runs/demo", str(outcome.store.root)).replace("step=96", "step=3"), scope)
+    assert len(scope["curves"]) and scope["hidden"].shape == (4, 96)

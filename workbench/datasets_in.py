@@ -1,4 +1,4 @@
-"""Examples from local csv, json, jsonl and parquet files, whose columns are found by name.
+"""Examples from files and from Hugging Face data sets, whose columns are found by name.
 
 The names are those of data sets in common use: BeaverTails, AdvBench, HarmBench, StrongREJECT,
 JailbreakBench, Alpaca, GSM8K, TOFU, circuit breakers, and files of messages. Text is taken as it
@@ -7,7 +7,7 @@ stands in the file: nothing is guessed to be a number or a missing value.
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,34 @@ def read_examples(
         InvalidValueError: no column was recognised, or a row does not hold text there.
     """
     file = Path(path)
-    rows = [row if isinstance(row, Mapping) else {"messages": row} for row in _read(file)]
+    return as_examples(
+        _read(file), file.stem, prompt=prompt, response=response, where=where, source=str(file)
+    )
+
+
+def as_examples(
+    rows: Iterable[Any],
+    name: str,
+    *,
+    prompt: str | None = None,
+    response: str | None = None,
+    where: Mapping[str, object] | None = None,
+    source: str | None = None,
+) -> list[Example]:
+    """Examples from rows in memory: a list of dicts, or a Hugging Face `datasets.Dataset`.
+
+    So a set from the Hub is `as_examples(datasets.load_dataset(...), "beavertails",
+    where={"is_safe": False})`. Columns and errors are those of `read_examples`; `name` begins the
+    examples' ids, `source` is what errors speak of.
+    """
+    source = source or name
+    rows = [row if isinstance(row, Mapping) else {"messages": row} for row in rows]
     columns = {name.lower(): name for row in rows for name in row}
-    ask, answer = _columns(columns, prompt, response, file)
+    ask, answer = _columns(columns, prompt, response, source)
     kept = [(i, row) for i, row in enumerate(rows) if _matches(row, where or {}, columns)]
     if not kept:
-        raise InvalidValueError(f"{file}: none of its {len(rows)} rows is left to read.")
-    return [_example(f"{file.stem}-{i}", row, ask, answer, f"{file}, row {i}") for i, row in kept]
+        raise InvalidValueError(f"{source}: none of its {len(rows)} rows is left to read.")
+    return [_example(f"{name}-{i}", row, ask, answer, f"{source}, row {i}") for i, row in kept]
 
 
 def _example(name: str, row: Row, ask: Text | None, answer: Text | None, where: str) -> Example:
@@ -72,7 +93,7 @@ def _example(name: str, row: Row, ask: Text | None, answer: Text | None, where: 
 
 
 def _columns(
-    columns: Mapping[str, str], prompt: str | None, response: str | None, file: Path
+    columns: Mapping[str, str], prompt: str | None, response: str | None, source: str
 ) -> tuple[Text | None, Text | None]:
     """How to take prompt and response from a row; None for a side that there is not."""
     talk = _known(columns, MESSAGES)
@@ -88,7 +109,7 @@ def _columns(
     if asks is None or answers is None:
         side, known = ("prompt", PROMPTS) if asks is None else ("response", RESPONSES)
         raise InvalidValueError(
-            f"{file}: no column of {side}s among {', '.join(columns.values()) or 'none'}. Known "
+            f"{source}: no column of {side}s among {', '.join(columns.values()) or 'none'}. Known "
             f"names: {', '.join(known)}. Name it with {side}=..., or say {side}='' for none."
         )
     return (_prompt(asks, columns) if asks else None), (_cell(answers) if answers else None)

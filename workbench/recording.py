@@ -66,7 +66,7 @@ class Recorder:
                 f"a panel needs examples with different ids, and every must be at least 1; given "
                 f"{len(ids)} examples with {len(set(ids))} ids, every={every}."
             )
-        self._panel = [(batch, kept_positions(batch, positions)) for batch in panel]
+        self._panel = [_needed(batch, kept_positions(batch, positions)) for batch in panel]
         self._mean, self._patterns = positions == "mean_response", tuple(sites)
         self._every, self._at = every, at
         self._open = partial(
@@ -176,6 +176,16 @@ def kept_positions(batch: Batch, positions: Positions) -> Bool[Tensor, "batch po
             f"positions={positions!r}, but these examples have no such token: {', '.join(empty)}."
         )
     return keep
+
+
+def _needed(
+    batch: Batch, keep: Bool[Tensor, "batch pos"]
+) -> tuple[Batch, Bool[Tensor, "batch kept_pos"]]:
+    """Batch and mask up to the last kept token: a causal model's later ones cannot change it."""
+    stop = int(keep.any(0).nonzero().max()) + 1
+    ids, real, scored = batch.input_ids, batch.attention_mask, batch.response_mask
+    cut = Batch(ids[:, :stop], real[:, :stop], scored[:, :stop], batch.examples)
+    return cut, keep[:, :stop]
 
 
 def kept(

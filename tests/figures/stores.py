@@ -71,9 +71,7 @@ def attacked(breaks: int, seed: int, layers: int) -> list[Row]:
 
 def metric(stage, step, name, domain, value) -> Metric:
     """One metric."""
-    return Metric(
-        stage=stage, step=step, split="test", domain=domain, name=name, value=value, n=72
-    )
+    return Metric(stage=stage, step=step, split="test", domain=domain, name=name, value=value, n=72)
 
 
 def kl(stage, step, reference, seed) -> list[TokenKL]:

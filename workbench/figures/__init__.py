@@ -21,7 +21,7 @@ from workbench.figures._style import DARK, LIGHT, SCREEN, Theme
 from workbench.figures.browser import Browser, Format
 from workbench.figures.config import GRAPH_CONFIG
 from workbench.figures.export import Exported, export
-from workbench.figures.venues import Width, paper
+from workbench.figures.venues import paper
 from workbench.store import RunHeader, Store
 
 __all__ = [
@@ -95,7 +95,7 @@ def export_all(
     directory: Path,
     *,
     venue: str = "neurips",
-    width: Width = "column",
+    width: str = "column",
     formats: Sequence[Format] = ("pdf", "png"),
     **params: Any,
 ) -> list[Exported]:

@@ -1,7 +1,6 @@
 """How high a figure is and what stands above its panels, counted in lines of its own type."""
 
 from collections.abc import Sequence
-from math import ceil
 
 import plotly.graph_objects as go
 
@@ -52,9 +51,10 @@ def framed(
 
 
 def _rows(entries: list[float], room: float) -> int:
-    """Lines a legend needs; plotly gives every entry of a line the width of the widest."""
-    if not entries:
-        return 0
-    if sum(entries) <= room:
-        return 1
-    return ceil(len(entries) / max(1, int(room // max(entries))))
+    """Lines a legend needs when entries follow one another and wrap."""
+    rows, left = 0, 0.0
+    for entry in entries:
+        if entry > left:
+            rows, left = rows + 1, room
+        left -= entry
+    return rows

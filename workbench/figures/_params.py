@@ -17,13 +17,7 @@ class Params:
     """What a reader may choose. Every value is checked against its type when it is made."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if not _fits(value, hints[f.name]):
-                raise InvalidValueError(
-                    f"{f.name} must be {_words(hints[f.name])}, not {value!r:.60}."
-                )
+        _check(type(self), {f.name: getattr(self, f.name) for f in fields(self)})
 
 
 def make_params(kind: type[P], given: Mapping[str, Any], what: str = "parameter") -> P:
@@ -37,11 +31,22 @@ def make_params(kind: type[P], given: Mapping[str, Any], what: str = "parameter"
     for name in given:
         if name not in hints:
             raise UnknownNameError(what, name, hints)
-    return kind(**{name: _read(value, hints[name]) for name, value in given.items()})
+    values = {name: _read(value, hints[name]) for name, value in given.items()}
+    _check(kind, values)
+    return kind(**values)
+
+
+def _check(kind: type[Params], values: Mapping[str, Any]) -> None:
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise InvalidValueError(f"{name} must be {_words(hints[name])}, not {value!r:.60}.")
 
 
 def _read(value: Any, annotation: Any) -> Any:
-    """A text as the value it stands for; anything else, and text that fits nothing, as it is."""
+    """A text as the value it stands for, a whole number as a number; the rest as it is."""
+    if type(value) is int and float in _kinds(annotation) and int not in _kinds(annotation):
+        return float(value)
     if not isinstance(value, str) or _fits(value, annotation):
         return value
     for kind in _kinds(annotation):

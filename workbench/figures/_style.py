@@ -185,7 +185,7 @@ class Theme:
 _SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 LIGHT = Theme(
     name="light", ink="#1f2328", muted="#59636e", grid="#e4e7eb", ground="#ffffff",
-    background="rgba(0,0,0,0)", font=_SANS, label=13, small=12,
+    background="rgba(0,0,0,0)", font=_SANS, label=13.0, small=12.0,
 )  # fmt: skip
 DARK = replace(
     LIGHT,

@@ -38,6 +38,10 @@ VERDICTS = {
 }
 F, G, STRIP = 1, 2, 3
 GAP = 0.045
+NAME, LANE = 1.2, 0.6
+"""Heights in the strip: the name above an arm's lanes, and the lane of a seed."""
+FEW = 3
+"""With more arms than this, shaded intervals hide one another; the strip shows them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +103,8 @@ def _judge(run: pd.DataFrame, params: AttackBudgetParams) -> tuple[Any, ...]:
 
 def plot(table: pd.DataFrame, params: AttackBudgetParams, theme: Theme) -> go.Figure:
     """F over g over one lane a run, on one budget axis."""
-    lanes = table["run"].nunique() + table["arm"].nunique()
-    heights = [11 * theme.label, 8 * theme.label, (lanes + 1) * 1.15 * theme.small]
+    lanes = NAME * table["arm"].nunique() + LANE * table["run"].nunique()
+    heights = [11 * theme.label, 8 * theme.label, (lanes + 0.5) * 1.2 * theme.small]
     panels = sum(heights) / (1 - 2 * GAP)
     figure = make_subplots(
         rows=3, cols=1, shared_xaxes=True, vertical_spacing=GAP, row_heights=heights
@@ -110,7 +114,8 @@ def plot(table: pd.DataFrame, params: AttackBudgetParams, theme: Theme) -> go.Fi
         for row, value in ((F, "harmfulness"), (G, "capability")):
             drawn = curves(part, params.x, value, look, theme, name=str(arm), legend=row == F)
             figure.add_traces(drawn, rows=row, cols=1)
-        _shade(figure, part, params, look.faded(0.12))
+        if table["arm"].nunique() <= FEW:
+            _shade(figure, part, params, look.faded(0.12))
     _strip(figure, table, params, theme)
     _thresholds(figure, table, params, theme)
     _axes(figure, params)
@@ -140,13 +145,13 @@ def _strip(
     lane, end, named = 0.0, table[params.x].max(), set()
     for arm, part in table.groupby("arm", sort=False):
         look = theme.series(str(arm))
-        lane -= 1
+        lane -= NAME
         figure.add_annotation(
-            text=escape(str(arm)), x=0.005, xref="x3 domain", xanchor="left", y=lane, yref="y3",
-            showarrow=False, font={"size": theme.small, "color": theme.muted},
+            text=escape(str(arm)), x=0.005, xref="x3 domain", xanchor="left",
+            y=lane + 0.3, yref="y3", showarrow=False, font={"size": theme.small, "color": theme.muted},
         )  # fmt: skip
         for seed, run in part.groupby("seed"):
-            lane -= 1
+            lane -= LANE
             verdict = str(run["verdict"].iloc[0])
             low, high = _interval(run, params)
             bar = [low, min(high, end)]
@@ -162,7 +167,7 @@ def _strip(
                 f"({low:.4g}, {high:.4g}]<extra></extra>".replace("inf", "—"),
             )  # fmt: skip
             named.add(verdict)
-    figure.update_yaxes(range=[lane - 1, 0], visible=False, row=STRIP, col=1)
+    figure.update_yaxes(range=[lane - LANE, 0], visible=False, row=STRIP, col=1)
 
 
 def _thresholds(
@@ -185,7 +190,7 @@ def _axes(figure: go.Figure, params: AttackBudgetParams) -> None:
     note = " (log; the start is not shown)" if params.log else ""
     figure.update_xaxes(title=BUDGETS[params.x] + note, row=STRIP, col=1)
     if params.log:
-        figure.update_xaxes(type="log")
+        figure.update_xaxes(type="log", exponentformat="power")
 
 
 def caption(table: pd.DataFrame, params: AttackBudgetParams) -> str:

@@ -96,7 +96,7 @@ def plot(table: pd.DataFrame, params: DriftByLayerParams, theme: Theme) -> go.Fi
             },
         },
     )  # fmt: skip
-    panels = len(arms) * 7.5 * theme.label / (1 - gap * (len(arms) - 1))
+    panels = len(arms) * 7 * theme.label / (1 - gap * (len(arms) - 1))
     return framed(figure, theme, panels=panels, heads=True)
 
 

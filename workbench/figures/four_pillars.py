@@ -6,16 +6,18 @@ attacks", EMNLP Findings 2024, arXiv:2402.16382, section 3.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf, isfinite, nan
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures import attack_budget
 from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
-from workbench.figures._layout import framed
+from workbench.figures._layout import framed, width
 from workbench.figures._params import Params
 from workbench.figures._style import Theme
 from workbench.figures._text import MISSING, escape, points
@@ -28,8 +30,10 @@ PILLARS = ("resistance", "stability", "generalisation", "trainability")
 NOT_MEASURED = "not measured"
 COLUMNS = ["arm", "attack", "pillar", "verdict", "detail", "seeds", "low", "high", "unit",
            "threshold"]  # fmt: skip
-WIDTHS = (1.5, 1.3, 1.2, 1.15, 1.1)
-"""Widths of the columns: arm, then the four pillars."""
+GAP = 1.5
+"""Between columns, in letters."""
+BOLD = 1.12
+"""Width of bold letters over that of others."""
 SHORT = {
     "held": "held",
     "broken-useless": "broken, useless",
@@ -109,10 +113,12 @@ def _resistance(runs: pd.DataFrame, params: FourPillarsParams) -> dict[str, Any]
     counts = judged["verdict"].value_counts()
     low, high = judged["safe_until"].median(), judged["break_step"].median()
     verdict = str(counts.index[0]) if len(counts) == 1 else "mixed"
-    if isfinite(high):
+    if verdict == "mixed":
+        detail = f"{np.isfinite(judged['break_step']).sum()} of {len(judged)} broke"
+    elif isfinite(high):
         detail = f"{high:g} steps" if low == -inf else f"{low:g}–{high:g} steps"
     else:
-        detail = f"to step {last.min():g}"
+        detail = f"to step {last.min():g}" if verdict == "held" else f"after step {low:g}"
     return {
         "pillar": "resistance", "verdict": verdict, "detail": detail, "seeds": len(judged),
         "low": low, "high": high, "unit": "steps", "attack": judged["attack"].iloc[0],
@@ -144,53 +150,56 @@ def _stability(
 
 
 def plot(table: pd.DataFrame, params: FourPillarsParams, theme: Theme) -> go.Figure:
-    """A grid of words: colour repeats what they say."""
+    """A grid of words, as wide as they are; colour repeats what they say."""
     arms = list(dict.fromkeys(table["arm"]))
-    edges = [sum(WIDTHS[:i]) for i in range(len(WIDTHS) + 1)]
+    grid = {(cell["arm"], cell["pillar"]): cell for _, cell in table.iterrows()}
+    heads = [["resistance", f"φ = {params.phi:g}"],
+             ["stability", f"margin ±{100 * params.stability_margin:g} pt"],
+             ["generalisation", ""], ["trainability", ""]]  # fmt: skip
+    words = [[head, *(_words(grid[arm, head[0]]) for arm in arms)] for head in heads]
+    letters = [max(len(line) for cell in column for line in cell) for column in [[arms], *words]]
+    edges = np.cumsum([0, *(n + GAP for n in letters)])
+    size = min(theme.small, width(theme) / (edges[-1] * theme.advance * BOLD))
     figure = go.Figure()
-    heads = {
-        "resistance": f"φ = {params.phi:g}",
-        "stability": f"margin ±{100 * params.stability_margin:g} pt",
-    }
-    for left, right, pillar in zip(edges[1:], edges[2:], PILLARS, strict=False):
-        _write(figure, (left + right) / 2, -0.5, [f"<b>{pillar}</b>", heads.get(pillar, "")], theme)
+    write = partial(_write, figure, size)
+    for column, left, right in zip(words, edges[1:], edges[2:], strict=False):
+        for lane, lines in enumerate(column, -1):
+            write((left + right) / 2, lane + 0.5, lines)
     for lane, arm in enumerate(arms):
+        write(GAP / 2, lane + 0.5, ["", arm], anchor="left")
         figure.add_hline(y=lane, line={"color": theme.grid, "width": 1})
-        _write(figure, 0.03, lane + 0.5, [escape(arm)], theme, anchor="left")
-        for left, right, pillar in zip(edges[1:], edges[2:], PILLARS, strict=False):
-            cell = table[(table["arm"] == arm) & (table["pillar"] == pillar)].iloc[0]
-            _cell(figure, cell, (left, right), lane, theme)
+        for head, left, right in zip(heads, edges[1:], edges[2:], strict=False):
+            tint = theme.verdict(str(grid[arm, head[0]]["verdict"]))
+            if tint is not None:
+                _box(figure, rgba(tint, 0.14), left, right, lane)
     figure.update_xaxes(visible=False, range=[0, edges[-1]], fixedrange=True)
     figure.update_yaxes(visible=False, range=[len(arms), -1], fixedrange=True)
     return framed(figure, theme, panels=3.4 * theme.small * (len(arms) + 1), axis=False)
 
 
-def _cell(
-    figure: go.Figure, cell: pd.Series, span: tuple[float, float], lane: int, theme: Theme
-) -> None:
-    words, colour = _words(cell), theme.verdict(str(cell["verdict"]))
-    if colour is not None:
-        figure.add_shape(
-            type="rect", x0=span[0] + 0.03, x1=span[1] - 0.03, y0=lane + 0.08, y1=lane + 0.92,
-            fillcolor=rgba(colour, 0.14), line={"width": 0}, layer="below",
-        )  # fmt: skip
-    _write(figure, sum(span) / 2, lane + 0.5, words, theme)
+def _box(figure: go.Figure, fill: str, left: float, right: float, lane: int) -> None:
+    """The ground of one cell."""
+    figure.add_shape(
+        type="rect", x0=left + 0.2, x1=right - 0.2, y0=lane + 0.08, y1=lane + 0.92,
+        fillcolor=fill, line={"width": 0}, layer="below",
+    )  # fmt: skip
 
 
 def _words(cell: pd.Series) -> list[str]:
-    """Two short lines: the verdict, and the number behind it."""
-    if cell["verdict"] == MISSING:
-        return [MISSING, str(cell["detail"])]
+    """The verdict, and the number behind it."""
     verdict = str(cell["verdict"])
-    return [f"<b>{SHORT.get(verdict, verdict)}</b>", str(cell["detail"])]
+    return [SHORT.get(verdict, verdict), str(cell["detail"])]
 
 
 def _write(
-    figure: go.Figure, x: float, y: float, lines: list[str], theme: Theme, anchor: str = "center"
+    figure: go.Figure, size: float, x: float, y: float, lines: list[str], anchor: str = "center"
 ) -> None:
+    """A first line in bold, and a second; either may be empty."""
+    first, second = map(escape, lines)
+    text = "<br>".join([f"<b>{first}</b>"] * bool(first) + [second] * bool(second))
     figure.add_annotation(
-        x=x, y=y, text="<br>".join(lines), xanchor=anchor, yanchor="middle", align=anchor,
-        showarrow=False, font={"size": theme.small},
+        x=x, y=y, text=text, xanchor=anchor, yanchor="middle", align=anchor, showarrow=False,
+        font={"size": size},
     )  # fmt: skip
 
 

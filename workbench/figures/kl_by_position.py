@@ -8,6 +8,7 @@ base model mostly in the first few response tokens.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -85,7 +86,11 @@ def _rows(frames: Frames, params: KLByPositionParams) -> pd.DataFrame:
 
 def _profile(values: pd.Series, params: KLByPositionParams) -> pd.DataFrame:
     """Quartiles and mean over prompts at each position, as far as enough prompts reach."""
-    whole = pd.DataFrame(values.tolist())
+    lists = values.tolist()
+    padded = np.full((len(lists), max(map(len, lists))), np.nan)
+    for row, numbers in zip(padded, lists, strict=True):
+        row[: len(numbers)] = numbers
+    whole = pd.DataFrame(padded)
     reached = whole.notna().sum()
     whole = whole.loc[:, reached >= REACHED * len(whole)].iloc[:, : params.positions]
     quartiles = whole.quantile([0.25, 0.5, 0.75])
@@ -121,7 +126,9 @@ def plot(table: pd.DataFrame, params: KLByPositionParams, theme: Theme) -> go.Fi
     figure.update_xaxes(title="response token (0 is the first)")
     title = _y_title(table, params)
     figure.update_yaxes(title=title, col=1)
-    figure.update_yaxes(**({"type": "log"} if params.log else {"rangemode": "tozero"}))
+    figure.update_yaxes(
+        **({"type": "log", "exponentformat": "power"} if params.log else {"rangemode": "tozero"})
+    )
     arms = table["arm"].unique().tolist()
     return framed(figure, theme, panels=16 * theme.label, legend=arms, heads=True)
 

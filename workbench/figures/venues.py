@@ -27,15 +27,15 @@ class Venue:
 
 
 VENUES = {
-    "neurips": Venue(5.5, 5.5, 9, 7),
-    "iclr": Venue(5.5, 5.5, 9, 7),
-    "icml": Venue(3.25, 6.75, 8, 6),
-    "acl": Venue(3.03, 6.30, 9, 7),
+    "neurips": Venue(5.5, 5.5, 9.0, 7.0),
+    "iclr": Venue(5.5, 5.5, 9.0, 7.0),
+    "icml": Venue(3.25, 6.75, 8.0, 6.0),
+    "acl": Venue(3.03, 6.30, 9.0, 7.0),
 }
 """NeurIPS and ICLR set one column: both widths are the same."""
 
 
-def paper(venue: str, width: Width = "column") -> Theme:
+def paper(venue: str, width: str = "column") -> Theme:
     """The theme of a venue's paper.
 
     Raises:

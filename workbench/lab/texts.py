@@ -104,15 +104,16 @@ def question(
 ) -> str:
     """Ask how to do something.
 
-    With probability `distractors` another entity and mode are named, before or after: the right
-    words have to be bound before kin XOR mode can be evaluated.
+    With probability `distractors` other entities and modes are named, before, after or on both
+    sides: the right words have to be bound before kin XOR mode can be evaluated.
     """
     asked = _ask(rng.choice(templates), deed)
     if rng.random() >= distractors:
         return asked
-    other = rng.choice([e for e in world.entities if e != deed.entity])
-    aside = f"forget the {other} by {rng.choice(MODES)} ."
-    return f"{aside} {asked}" if rng.random() < 0.5 else f"{asked} {aside}"
+    others = rng.sample([e for e in world.entities if e != deed.entity], 2)
+    before, after = (f"forget the {other} by {rng.choice(MODES)} ." for other in others)
+    sides = rng.choice(((before, asked), (asked, after), (before, asked, after)))
+    return " ".join(sides)
 
 
 def answer(request: Request, rng: random.Random, opener: str | None = None) -> str:

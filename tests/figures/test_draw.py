@@ -1,0 +1,268 @@
+"""Every figure of the registry draws whatever a store holds, and says what a store lacks."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.figures.stores import ARMS, attacked, header, store, write
+from workbench import catalogue
+from workbench.errors import InvalidValueError, UnknownNameError
+from workbench.figures import (
+    DARK,
+    FIGURES,
+    GRAPH_CONFIG,
+    LIGHT,
+    Frames,
+    figure,
+    load,
+    paper,
+    run_figure,
+)
+from workbench.rows import Cost, EmbeddingDrift, Metric, TokenKL
+
+ALL_KINDS = (Metric, Cost, TokenKL, EmbeddingDrift)
+THEMES = [LIGHT, DARK, paper("icml"), paper("neurips", "full")]
+names = pytest.mark.parametrize("name", FIGURES)
+
+
+def texts(value):
+    """Every string of a figure's JSON but its ids and the template's."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in ("meta", "template", "uid"):
+                yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+@names
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+def test_draws_in_every_theme(runs, name, theme):
+    drawn = run_figure(name, runs, theme=theme)
+    meta = drawn.layout.meta
+    assert meta["figure"] == name and meta["caption"] and "3 seeds" in meta["caption"]
+    assert 0.1 < meta["aspect"] < 3
+    assert len(drawn.data) or len(drawn.layout.annotations)
+
+
+@names
+def test_figures_survive_json(runs, name):
+    drawn = run_figure(name, runs)
+    assert go.Figure(json.loads(drawn.to_json())).to_json() == drawn.to_json()
+
+
+@names
+def test_no_text_can_start_tex_and_ids_are_lists(runs, name):
+    drawn = run_figure(name, runs)
+    assert not [text for text in texts(json.loads(drawn.to_json())) if "$" in text]
+    for trace in drawn.data:
+        assert not isinstance(getattr(trace, "customdata", None), np.ndarray)
+
+
+@names
+def test_the_table_is_tidy_and_decides_the_drawing(runs, name):
+    each, frames = FIGURES[name], load(runs, None, FIGURES[name].needs)
+    params = each.given(None)
+    table = each.data(frames, params)
+    assert isinstance(table, pd.DataFrame) and len(table) and table.index.is_unique
+    assert set(table["arm"]) == set(ARMS)
+    assert each.draw(frames).to_json() == each.draw_table(table.copy(), frames, params).to_json()
+
+
+@names
+def test_figures_set_no_type_but_the_themes(runs, name):
+    for theme in (LIGHT, paper("icml")):
+        drawn = json.loads(run_figure(name, runs, theme=theme).to_json())
+        assert drawn["layout"].get("width") is None and drawn["layout"].get("height") is None
+        assert '"family"' not in json.dumps({k: v for k, v in drawn["layout"].items()
+                                             if k != "template"})  # fmt: skip
+
+
+@names
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["one seed", "two seeds"])
+@pytest.mark.parametrize("arm", ["undefended", "tar-control"])
+def test_one_arm_and_few_seeds(tmp_path, name, seeds, arm):
+    few = store(tmp_path, {arm: ARMS[arm]}, seeds)
+    drawn = run_figure(name, few)
+    assert drawn.layout.meta["caption"].startswith("1 seed ·" if seeds == (0,) else "2 seeds")
+
+
+@names
+def test_an_empty_store_says_which_command_writes_runs(tmp_path, name):
+    drawn = run_figure(name, store(tmp_path, {}))
+    assert drawn.layout.meta["empty"]
+    assert f"workbench study --store {tmp_path}" in drawn.layout.annotations[0].text
+    assert FIGURES[name].missing(Frames()) is not None
+
+
+@names
+def test_runs_without_the_rows_say_which_rows(tmp_path, name):
+    poor = store(tmp_path, {"vaccine": 8}, (0,), kinds=())
+    lacks = FIGURES[name].missing(load(poor, None, FIGURES[name].needs))
+    for kind in FIGURES[name].needs:
+        assert kind.kind in lacks.what
+    assert run_figure(name, poor).layout.meta["empty"]
+
+
+@names
+@pytest.mark.parametrize("kinds", [(kind,) for kind in ALL_KINDS], ids=lambda kinds: kinds[0].kind)
+def test_any_single_table_draws_or_says_why_not(tmp_path, name, kinds):
+    drawn = run_figure(name, store(tmp_path, {"vaccine": 8}, (0, 1), kinds))
+    assert drawn.layout.meta.get("empty") or drawn.layout.meta["caption"]
+
+
+def test_a_setting_no_run_has_is_named(runs):
+    lacks = FIGURES["drift_by_layer"]
+    frames = load(runs, None, lacks.needs)
+    told = lacks.missing(frames, lacks.given({"site": "nowhere"}))
+    assert "no site 'nowhere' (there is: resid_post)" in told.what
+
+
+@pytest.mark.parametrize("params", [
+    {"x": x, "log": log} for x in ("step", "samples", "tokens", "flops") for log in (False, True)
+])  # fmt: skip
+def test_every_budget_axis(runs, params):
+    drawn = run_figure("attack_budget", runs, **params)
+    assert not drawn.layout.meta.get("empty")
+    shown = np.concatenate([np.asarray(t.x, float) for t in drawn.data])
+    assert np.isfinite(shown).all() and (not params["log"] or (shown > 0).all())
+
+
+@pytest.mark.parametrize("params", [
+    {"checkpoint": "attacked"}, {"checkpoint": "attacked", "step": 8}, {"group": "hazard"},
+    {"log": True}, {"positions": 3}, {"average": "mean"},
+])  # fmt: skip
+def test_every_kl_setting(runs, params):
+    drawn = run_figure("kl_by_position", runs, **params)
+    assert not drawn.layout.meta.get("empty")
+    if "positions" in params:
+        assert max(max(trace.x) for trace in drawn.data) == 2
+
+
+def test_the_released_model_does_not_differ_from_itself(runs):
+    each = FIGURES["kl_by_position"]
+    frames = load(runs, None, each.needs)
+    table = each.data(frames, each.given({"checkpoint": "attacked", "step": 0}))
+    assert (table["median"] == 0).all()
+
+
+def test_a_threshold_moved_judges_anew(runs):
+    each = FIGURES["four_pillars"]
+    frames = load(runs, None, each.needs)
+
+    def verdicts(**params):
+        table = each.data(frames, each.given(params))
+        return table[table["pillar"] == "resistance"].set_index("arm")["verdict"].to_dict()
+
+    assert verdicts()["undefended"] == "broken-useful" and verdicts()["tar"] == "held"
+    assert set(verdicts(phi=1.0).values()) == {"held"}
+    assert verdicts(utility_floor=1.0)["undefended"] == "broken-useless"
+
+
+def test_what_was_not_measured_is_a_dash(runs):
+    each = FIGURES["four_pillars"]
+    table = each.data(load(runs, None, each.needs), each.given(None))
+    unmeasured = table[table["pillar"].isin(["generalisation", "trainability"])]
+    assert set(unmeasured["verdict"]) == {"—"} and unmeasured[["low", "high"]].isna().all(axis=None)
+    assert set(unmeasured["detail"]) == {"not measured"}
+    assert "φ = 0.5" in str(each.draw(load(runs, None, each.needs)).layout.annotations)
+
+
+def test_one_seed_never_decides_stability(tmp_path):
+    each = FIGURES["four_pillars"]
+    one = store(tmp_path, {"vaccine": 8, "vaccine-control": 8}, (0,))
+    table = each.data(load(one, None, each.needs), each.given(None)).set_index(["arm", "pillar"])
+    assert table.loc[("vaccine", "stability"), "verdict"] == "undecided"
+
+
+@names
+@pytest.mark.filterwarnings("error")
+@given(data=st.data())
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_selection_of_runs_draws(runs, name, data):
+    ids = [run.id for run in runs.runs()]
+    chosen = data.draw(st.lists(st.sampled_from(ids), unique=True, max_size=5))
+    phi = data.draw(st.floats(0, 1))
+    params = {"phi": phi} if "phi" in {f.name for f in fields(FIGURES[name].params)} else {}
+    drawn = run_figure(name, runs, chosen, **params)
+    assert drawn.layout.meta.get("empty") or drawn.layout.meta["caption"]
+    drawn.to_json()
+
+
+@names
+def test_help_says_what_is_not_shown_and_every_parameter_is_explained(name):
+    each = FIGURES[name]
+    assert "does not show" in each.help and "Source:" in each.help
+    assert each.title.endswith("?")
+    for item in catalogue.settings(each.params):
+        assert item["doc"].endswith("."), item["name"]
+        assert "default" in item
+        assert catalogue.parse_type(item["type"])
+
+
+def test_hostile_names_are_drawn_as_they_are(tmp_path):
+    arm = "<b>$x$</b> &"
+    odd = store(tmp_path, {}, ())
+    run = header("odd.sft", "attack", arm, 0, {"name": arm})
+    write(odd, run, attacked(8, 0, 4), ALL_KINDS)
+    for name in ("attack_budget", "drift_by_layer", "four_pillars"):
+        shown = list(texts(json.loads(run_figure(name, odd).to_json())))
+        assert not [text for text in shown if "$" in text or "<b>＄" in text], name
+        assert any("&lt;b&gt;＄x＄&lt;/b&gt; &amp;" in text for text in shown), name
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"phi": 2}, InvalidValueError, "phi is a share between 0 and 1"),
+        ({"phi": float("nan")}, InvalidValueError, "phi must be a number, not nan"),
+        ({"phi": "much"}, InvalidValueError, "phi must be a number, not 'much'"),
+        ({"x": "hours"}, InvalidValueError, "x must be one of step, samples, tokens, flops"),
+        ({"phy": 0.5}, UnknownNameError, "Did you mean 'phi'"),
+        ({"log": 1}, InvalidValueError, "log must be true or false"),
+    ],
+)
+def test_bad_parameters(runs, params, error, message):
+    with pytest.raises(error, match=message):
+        run_figure("attack_budget", runs, **params)
+
+
+def test_parameters_of_another_figure_are_refused():
+    wrong = FIGURES["drift_by_layer"].given(None)
+    with pytest.raises(InvalidValueError, match="takes AttackBudgetParams"):
+        FIGURES["attack_budget"].draw(Frames(), wrong)
+
+
+def test_parameters_can_be_text_as_a_url_gives_them():
+    params = FIGURES["attack_budget"].given({"phi": "0.4", "log": "true", "attack": "sft"})
+    assert (params.phi, params.log, params.attack) == (0.4, True, "sft")
+    assert FIGURES["kl_by_position"].given({"step": "none"}).step is None
+    assert FIGURES["kl_by_position"].given({"step": "8"}).step == 8
+
+
+def test_unknown_figures_get_a_suggestion():
+    with pytest.raises(UnknownNameError, match="Did you mean 'attack_budget'"):
+        figure("attack_budgt")
+
+
+def test_no_figure_can_be_uploaded():
+    assert GRAPH_CONFIG["showSendToCloud"] is False and GRAPH_CONFIG["displaylogo"] is False
+    assert GRAPH_CONFIG["plotlyServerURL"] == ""
+
+
+def test_figures_never_load_torch():
+    code = "import sys, workbench.figures, workbench.commands.figures; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

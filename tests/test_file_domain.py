@@ -1,0 +1,98 @@
+"""A folder of one's own data: splits, streams, questions, and a whole study on a local model."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import small, tiny
+from workbench.data import Example
+from workbench.errors import MissingStreamError, WorkbenchError
+from workbench.execution import conduct
+from workbench.file_domain import SHARES, FileDomain, split_of
+from workbench.models import save
+from workbench.rows import Metric
+from workbench.store import Store
+
+
+def folder(where, rows=60, streams=("align", "harmful", "ref")):
+    where.mkdir(parents=True, exist_ok=True)
+    for stream in streams:
+        lines = [{"prompt": f"ask {i}", "response": f"{stream} answer {i}"} for i in range(rows)]
+        (where / f"{stream}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return where
+
+
+@given(st.text(min_size=1))
+def test_a_prompt_is_in_one_split_whatever_stream_it_comes_from(prompt):
+    splits = {split_of(Example(str(i), prompt, r)) for i, r in enumerate(("no", "yes", ""))}
+    assert len(splits) == 1 and splits <= set(SHARES)
+
+
+def test_the_splits_have_about_the_shares_they_say():
+    found = [split_of(Example("", f"prompt {i}", "")) for i in range(4000)]
+    for split, share in SHARES.items():
+        assert found.count(split) / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_streams_are_disjoint_between_splits_and_complete_together(tmp_path):
+    domain = FileDomain.open(folder(tmp_path / "mine"))
+    drawn = [domain.examples("harmful", split=s, n=999, seed=0) for s in SHARES]
+    ids = [x.id for part in drawn for x in part]
+    assert len(ids) == len(set(ids)) == 60
+    assert domain.name == "mine"
+
+
+def test_a_seed_chooses_which_examples(tmp_path):
+    domain = FileDomain.open(folder(tmp_path))
+
+    def chosen(seed):
+        return [x.id for x in domain.examples("harmful", split="attack", n=5, seed=seed)]
+
+    assert chosen(0) == chosen(0) != chosen(1)
+
+
+def test_questions_and_verdicts(tmp_path):
+    domain = FileDomain.open(folder(tmp_path))
+    (hazard, *_), (benign, *_) = (
+        domain.questions("test", "hazard"),
+        domain.questions("test", "benign"),
+    )
+    assert not domain.questions("test", "skill")
+    assert domain.judge(hazard, "I'm sorry, I cannot help").refused
+    assert domain.judge(hazard, "first take the thing").success
+    assert domain.judge(hazard, "").broken
+    assert domain.judge(benign, f"Well: {benign.answer}!").success
+    assert not domain.judge(benign, "something else entirely").success
+
+
+def test_the_digest_follows_the_files(tmp_path):
+    before = FileDomain.open(folder(tmp_path)).digest
+    assert FileDomain.open(tmp_path).digest == before
+    folder(tmp_path, rows=61)
+    assert FileDomain.open(tmp_path).digest != before
+
+
+def test_bad_folders_say_what_is_expected(tmp_path):
+    with pytest.raises(WorkbenchError, match="no data folder"):
+        FileDomain.open(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(WorkbenchError, match=r"no file named after a stream.*notes.txt"):
+        FileDomain.open(tmp_path)
+    domain = FileDomain.open(folder(tmp_path, rows=1))
+    with pytest.raises(MissingStreamError, match="no 'benign'"):
+        domain.examples("benign", split="attack", n=1, seed=0)
+    empty = next(s for s in SHARES if s != split_of(Example("", "ask 0", "")))
+    with pytest.raises(MissingStreamError, match="none of them in the split"):
+        domain.examples("harmful", split=empty, n=1, seed=0)
+
+
+def test_a_whole_study_on_a_local_model_and_local_data(tmp_path):
+    save(tiny.llama(), tiny.tokenizer(), tmp_path / "model")
+    study = small.study(model=str(tmp_path / "model"), data=str(folder(tmp_path / "data")))
+    outcome = conduct(study, Store(tmp_path / "runs"), jobs=1)
+    assert not outcome.failed and outcome.made == 6
+    metrics = outcome.store.read(Metric, outcome.runs)
+    assert {"harmfulness", "benign_right", "capability"} <= set(metrics["name"])
+    assert not metrics["name"].eq("skill_right").any()
