@@ -10,7 +10,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, no_up
 from app.pages import FIGURE_DEFAULTS
 from app.reading import Reader
 from app.session import Session
-from app.state import View, to_query
+from app.state import View, from_query, to_query
 
 CONTROLS = ("baseline", "compare", "attack", "phi", "stability_margin", "utility_floor", "step")
 STORES = ("prompt", "theme")
@@ -60,13 +60,11 @@ def register(app: Dash, reader: Reader) -> None:
 
 def _read(app: Dash, reader: Reader) -> None:
     """The address, when it was opened or walked to, sets every control."""
-    choices = [Output(name, "data") for name in ("baseline", "compare", "attack")]
     # The page and the run table set these too.
     values = [Output(name, "value", allow_duplicate=True) for name in CONTROLS]
     stores = [Output(name, "data", allow_duplicate=True) for name in STORES]
 
     @app.callback(
-        *choices,
         *values,
         *stores,
         Output("standard", "data"),
@@ -78,13 +76,10 @@ def _read(app: Dash, reader: Reader) -> None:
     def read(href: str | None, shown: str | None) -> tuple[Any, ...]:
         query = urlsplit(href or "").query
         session = Session.open(reader, query)
-        view, arms = session.view, session.listing.arms
+        view = session.view
         if shown is not None and not _differs(query, shown):
             return (no_update,) * len(ctx.outputs_list)
         return (
-            arms,
-            [arm for arm in arms if arm != view.baseline],
-            session.listing.attacks,
             view.baseline,
             list(view.compare or ()),
             *(getattr(view, name) for name in CONTROLS[2:]),
@@ -97,8 +92,6 @@ def _read(app: Dash, reader: Reader) -> None:
 
 def _differs(query: str, shown: str) -> bool:
     """Whether an address asks for something else than what is shown."""
-    from app.state import from_query
-
     return to_query(from_query(query)[0]) != to_query(from_query(shown)[0])
 
 

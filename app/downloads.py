@@ -3,7 +3,7 @@
 from typing import Any, Literal, get_args
 
 import dash_mantine_components as dmc
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, no_update
 
 from app.panels import redraws
 from app.reading import Reader
@@ -48,6 +48,7 @@ def modal() -> Any:
                 ],
             ),
             dcc.Store(id="download-what"),
+            dcc.Store(id="copy-what"),
         ],
         id="download-modal", title="Download", size="md",
     )  # fmt: skip
@@ -57,18 +58,22 @@ def register(app: Dash, reader: Reader) -> None:
     """Draw the figure of the address anew at the size asked for, and hand it over."""
     browser = Browser(idle=IDLE_SECONDS)
 
+    for menu, store in (("download-open", "download-what"), ("copy", "copy-what")):
+        app.clientside_callback(
+            ClientsideFunction("workbench", "clicked"),
+            Output(store, "data"),
+            Input({"type": menu, "figure": ALL}, "n_clicks"),
+            prevent_initial_call=True,
+        )
+
     @app.callback(
         Output("download-modal", "opened"),
-        Output("download-what", "data"),
         Output("download-modal", "title"),
-        Input({"type": "download-open", "figure": ALL}, "n_clicks"),
+        Input("download-what", "data"),
         prevent_initial_call=True,
     )
-    def ask(clicks: list[int]) -> tuple[Any, ...]:
-        if not any(clicks) or ctx.triggered_id is None:
-            return no_update, no_update, no_update
-        name = ctx.triggered_id["figure"]
-        return True, name, FIGURES[name].title
+    def ask(what: dict[str, Any] | None) -> tuple[Any, ...]:
+        return (no_update, no_update) if what is None else (True, FIGURES[what["figure"]].title)
 
     @app.callback(
         Output("download", "data"),
@@ -84,8 +89,9 @@ def register(app: Dash, reader: Reader) -> None:
         prevent_initial_call=True,
     )
     def download(
-        _clicks: int, name: str, form: File, venue: str, width: Width, query: str | None
+        _clicks: int, what: dict[str, Any], form: File, venue: str, width: Width, query: str | None
     ) -> tuple[Any, ...]:
+        name = what["figure"]
         if name not in FIGURES or form not in FORMATS:
             return no_update, no_update, no_update
         session = Session.open(reader, query)
@@ -97,16 +103,17 @@ def register(app: Dash, reader: Reader) -> None:
 
     @app.callback(
         Output("clipboard", "data"),
-        Input({"type": "copy", "figure": ALL}, "n_clicks"),
+        Input("copy-what", "data"),
         State("view", "data"),
         prevent_initial_call=True,
     )
-    def code(clicks: list[int], query: str | None) -> Any:
-        if not any(clicks) or ctx.triggered_id is None:
+    def code(what: dict[str, Any] | None, query: str | None) -> Any:
+        if what is None:
             return no_update
-        figure = FIGURES[ctx.triggered_id["figure"]]
-        session = Session.open(reader, query)
-        return redraws(figure, session, session.params(figure, session.frames(figure.needs)))
+        figure, session = FIGURES[what["figure"]], Session.open(reader, query)
+        return {
+            "text": redraws(figure, session, session.params(figure, session.frames(figure.needs)))
+        }
 
     app.clientside_callback(
         ClientsideFunction("workbench", "copyText"),

@@ -1,6 +1,7 @@
 """The Dash app over one store."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from dash import Dash
@@ -46,7 +47,7 @@ def create_app(
         add_log_handler=False,
         on_error=_log,
     )
-    app.layout = shell.layout(str(reader.store.root), example)
+    app.layout = partial(shell.layout, reader, example)  # anew for every page load
     for part in (address, router, panels, runs_table, downloads):
         part.register(app, reader)
     for page in PAGES.values():

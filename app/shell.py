@@ -8,6 +8,7 @@ from dash import dcc, html
 
 from app import downloads, runs_table
 from app.pages import PAGES
+from app.reading import Listing, Reader
 from app.state import SMALLEST_MARGIN, View
 
 TITLE = "Immunisation workbench"
@@ -26,11 +27,12 @@ ABOUT = (
 )
 
 
-def layout(store: str, example: bool) -> Any:
-    """The whole page, before anything is known of the store but its name."""
+def layout(reader: Reader, example: bool) -> Any:
+    """The whole page, before the address is read: what can be chosen, nothing chosen yet."""
+    listing = reader.listing()
     frame = dmc.AppShell(
         [
-            dmc.AppShellHeader(_top_bar(store, example), px="md"),
+            dmc.AppShellHeader(_top_bar(listing, example), px="md"),
             dmc.AppShellNavbar(_navigation(), p="xs"),
             dmc.AppShellMain(
                 [
@@ -64,7 +66,7 @@ def layout(store: str, example: bool) -> Any:
     )
 
 
-def _top_bar(store: str, example: bool) -> Any:
+def _top_bar(listing: Listing, example: bool) -> Any:
     mark = dmc.Badge("example", variant="light", color="yellow", id="example") if example else None
     return dmc.Group(
         [
@@ -76,15 +78,16 @@ def _top_bar(store: str, example: bool) -> Any:
             dmc.Group(
                 [
                     _labelled("baseline", dmc.Select(
-                        id="baseline", data=[], size="xs", w=176, searchable=True,
+                        id="baseline", data=listing.arms, size="xs", w=176, searchable=True,
                         allowDeselect=False, comboboxProps={"width": "max-content"},
                         nothingFoundMessage="no such arm", **{"aria-label": "baseline"})),
                     _labelled("compare", dmc.MultiSelect(
-                        id="compare", data=[], size="xs", className="compare", searchable=True,
-                        hidePickedOptions=True, clearable=True, placeholder="add an arm",
+                        id="compare", data=listing.arms, value=[], size="xs",
+                        className="compare", searchable=True, hidePickedOptions=True,
+                        clearable=True, placeholder="add an arm",
                         nothingFoundMessage="no such arm", **{"aria-label": "compared arms"})),
                     _labelled("attack", dmc.Select(
-                        id="attack", data=[], size="xs", w=110, allowDeselect=False,
+                        id="attack", data=listing.attacks, size="xs", w=110, allowDeselect=False,
                         comboboxProps={"width": "max-content"}, **{"aria-label": "attack"})),
                     dmc.Button("Runs", id="runs-open", size="xs", variant="default"),
                 ],
@@ -115,14 +118,12 @@ def _icon(sign: str, name: str, meaning: str) -> Any:
 
 
 def _navigation() -> Any:
-    return html.Nav(
-        [
-            dmc.NavLink(label=page.label, href=page.path, id={"type": "nav", "page": page.path},
-                        active=False)
-            for page in PAGES.values()
-        ],
-        **{"aria-label": "Pages"},
-    )  # fmt: skip
+    return [
+        dmc.NavLink(
+            label=page.label, href=page.path, id={"type": "nav", "page": page.path}, active=False
+        )
+        for page in PAGES.values()
+    ]
 
 
 def _controls() -> Any:

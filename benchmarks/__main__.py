@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = True
             continue
         for row, figure in zip(bench.rows, figures, strict=True):
-            print(report.line(row, figure), flush=True)
+            print(report.line(row, figure, given.quick), flush=True)
         if output is not None:
             fresh = [report.result(r, f) for r, f in zip(bench.rows, figures, strict=True)]
             report.keep(output, fresh, list(ROWS))

@@ -80,7 +80,7 @@ BENCHES = (
                 "generate_ratio",
                 "batched decoding, 64 prompts × 32 tokens / transformers' generate",
                 goal=0.8,
-                unit="tokens/s",
+                sides="tokens/s",
                 peer="transformers",
             ),
         ),

@@ -38,7 +38,7 @@ def result(row: Row, figure: Figure) -> Result:
         "peer_name": row.peer or None,
         "limit": row.limit or None,
         "limit_value": figure.limit_value,
-        "configuration": figure.configuration | {"date": today},
+        "configuration": figure.configuration | {"ours_and_peer_in": row.sides, "date": today},
         "commit": None if state is None else state["commit"] + "+changes" * state["dirty"],
         "machine": machine(),
         "versions": library_versions() | {name: metadata.version(name) for name in PEERS},
@@ -64,9 +64,11 @@ def keep(path: Path, fresh: Iterable[Result], order: Sequence[str]) -> None:
     write_json(path, known)
 
 
-def line(row: Row, figure: Figure) -> str:
+def line(row: Row, figure: Figure, quick: bool) -> str:
     """One figure for the terminal."""
     verdict = "met" if row.met(figure.value, figure.upper95) else "MISSED"
+    if quick:
+        verdict = "(quick: not the goal's sizes)"
     bound = "" if figure.upper95 is None else f" (95 % bound {figure.upper95:.3g})"
     return (
         f"{row.name:36} {figure.value:.3g}{bound}  goal {goal(row)}  {verdict}"
@@ -82,8 +84,8 @@ def goal(row: Row) -> str:
 
 
 def beside(row: Row) -> str:
-    """Unit and name of what `ours` and `peer` are."""
-    return f"{row.unit.split('/s')[0] if row.unit == 's/s' else row.unit} ({row.peer or 'no peer'})"
+    """Unit of what `ours` and `peer` are, and who the peer is."""
+    return f"{row.sides} ({row.peer})" if row.peer else ""
 
 
 def shown(value: float | None) -> str:

@@ -16,8 +16,10 @@ class Row:
     """What is measured, for readers."""
     goal: float
     better: Literal["lower", "higher"] = "lower"
-    unit: str = "s/s"
-    """Of `value`; of a ratio, those of `ours` and `peer`."""
+    unit: str = "ratio"
+    """Of `value`."""
+    sides: str = "s"
+    """Unit of `ours` and `peer`."""
     peer: str = ""
     limit: str = ""
     """The theoretical floor, in words."""

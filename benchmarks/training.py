@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from torch import nn
@@ -69,7 +68,7 @@ def vaccine_lora_step(quick: bool) -> list[Figure]:
 
 
 def recorder_training(quick: bool) -> list[Figure]:
-    """The lab model's alignment in blocks of ten steps, a panel recorded once in each."""
+    """The lab model's alignment, a panel recorded every ten steps; ten steps are one round."""
     start, domain, fit = load("lab:base"), LabDomain(), lab_alignment()
     every, size = (2, 4) if quick else (EVERY, PANEL)
     drawn = streams(domain, ("align",), start.tokenizer, split="defend",
@@ -78,10 +77,10 @@ def recorder_training(quick: bool) -> list[Figure]:
         start.tokenizer, [q.example for q in domain.questions("defend", "hazard")[:size]]
     )
     with tempfile.TemporaryDirectory() as folder, Recorder(folder, [panel], every=every) as kept:
-        recorded = block(deepcopy(start.model), drawn, fit, every, kept)
-        plain = block(deepcopy(start.model), drawn, fit, every)
-        rounds = 2 if quick else 20
-        times = interleaved(recorded, plain, rounds=rounds, warmup=1, clock="wall")
+        recorded = stepping(deepcopy(start.model), drawn, fit, kept)
+        plain = stepping(deepcopy(start.model), drawn, fit)
+        rounds = every * (2 if quick else 40)
+        times = interleaved(recorded, plain, rounds=rounds, clock="wall").grouped(every)
     read, tokens = until_last_kept(panel), drawn["align"].batch(0).input_ids.numel()
     how = {
         "model": "lab:base",
@@ -93,16 +92,14 @@ def recorder_training(quick: bool) -> list[Figure]:
     return [times.figure(how, limit_value=1 + read / (3 * every * tokens))]
 
 
-def block(
-    model: nn.Module, drawn: Streams, fit: Fit, every: int, recorder: Recorder | None = None
-) -> Work:
-    """Some steps of training, the first of them recorded."""
+def stepping(model: nn.Module, drawn: Streams, fit: Fit, recorder: Recorder | None = None) -> Work:
+    """One step of training, and its recording if due."""
     endless = steps(model, drawn, Vaccine(rho=0.0), replace(fit, steps=ENDLESS))
 
     def run() -> None:
-        for step in islice(endless, every):
-            if recorder is not None:
-                recorder(model, step.step - 1)
+        step = next(endless)
+        if recorder is not None:
+            recorder(model, step.step)
 
     return run
 

@@ -1,6 +1,7 @@
 """The command line: quick, torch-free until it works, clear about mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -333,3 +334,13 @@ def test_doctor_as_json(capsys, monkeypatch):
     found = json.loads(capsys.readouterr().out)
     assert code == int(any(f["state"] == "problem" for f in found))
     assert {"name", "state", "found", "remedy"} == set(found[0])
+
+
+def test_one_thread_unless_told_otherwise(single, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert cli.main(["attack", "sft", "--model", "m"]) == 0
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert cli.main(["attack", "sft", "--threads", "3", "--model", "m"]) == 0
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    with pytest.raises(SystemExit):
+        cli.main(["attack", "sft", "--threads", "none"])

@@ -310,3 +310,15 @@ def test_adapters_that_are_prompts_are_refused(directory):
 def test_live_objects_that_are_no_chat_models(model, kw, message):
     with pytest.raises(ModelError, match=message):
         load(model, **kw)
+
+
+def test_the_digest_needs_no_weights_in_memory(tmp_path):
+    from workbench.adapters import with_lora
+    from workbench.models import digest_of
+
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    save(tiny.llama(), tiny.tokenizer(), base)
+    adapted = with_lora(load(base).model, rank=2)
+    save(adapted, tiny.tokenizer(), adapter)
+    for where in (base, adapter, "lab:base"):
+        assert digest_of(str(where)) == load(where).digest

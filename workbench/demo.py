@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from workbench.attacks import SupervisedFineTuning
-from workbench.execution import Outcome, conduct
 from workbench.defences import Vaccine
+from workbench.execution import Outcome, conduct
 from workbench.lab.recipe import Recipe
 from workbench.optimisation import Fit
 from workbench.store import Store

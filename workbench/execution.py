@@ -9,7 +9,7 @@ from time import monotonic
 from rich.console import Console
 
 from workbench.lab.checkpoints import PREFIX, checkpoint_path, location
-from workbench.models import load
+from workbench.models import best_device, digest_of, load
 from workbench.parallel import Done, Job, run_jobs
 from workbench.progress import watching
 from workbench.runs import MODEL, Run, attack_run, immunise_run
@@ -78,7 +78,7 @@ def _plan(study: Study) -> Plan:
     for unit in units:
         start = study.start(unit.arm, unit.seed)
         if start not in digests:
-            digests[start] = load(start).digest
+            digests[start] = digest_of(start)
         plan[unit] = unit.header(digests[start], domain.digest)
     return plan
 
@@ -117,18 +117,19 @@ def make_chain(root: Path, plan: Plan) -> None:
 def make_unit(store: Store, unit: Unit, writer: RunWriter) -> None:
     """Make one run."""
     study, header = unit.study, writer.header
-    start = load(header.model)
+    device = best_device(header.model)
+    start = load(header.model, device=device)
     if unit.attack is None:
         run = Run(writer, study.domain(), study.measures, start.tokenizer, "defence")
         name = study.reference()
-        reference = None if name is None else load(name)
+        reference = None if name is None else load(name, device=device)
         progress = _status(writer)
         immunise_run(run, start, unit.arm.defence, unit.seed, reference=reference,
                      progress=progress, fingerprint=header.id)  # fmt: skip
         rmtree(writer.path(CHECKPOINT), ignore_errors=True)  # all is written: nothing to resume
         return
     if unit.arm.defence is not None:
-        start = load(store.folder(header.parents[0]) / MODEL)
+        start = load(store.folder(header.parents[0]) / MODEL, device=device)
     run = Run(writer, study.domain(), study.measures, start.tokenizer, "attack")
     attack_run(run, start, unit.attack, unit.seed, progress=_status(writer))
 

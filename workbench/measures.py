@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from workbench.domains import Split
 
-CURVE = (0, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96)
+CURVE = (0, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64, 80, 96)
 """Attack steps at which checkpoints are measured: dense where curves of the lab models rise."""
 
 

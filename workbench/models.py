@@ -24,11 +24,11 @@ from workbench.model_files import (
     WEIGHTS,
     find,
     has_tokenizer,
-    quiet,
     read_model,
     read_tokenizer,
     weights_digest,
 )
+from workbench.quiet import quiet
 
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{{ '' if loop.first else '\n\n' }}"
@@ -92,6 +92,21 @@ def load(
     tokenizer = _chatty(tokenizer or read_tokenizer(directory), chat_template, directory)
     _check_vocabulary(model, tokenizer, text)
     return Loaded(model, tokenizer, text, weights_digest(directory))
+
+
+def digest_of(name: str) -> str:
+    """The digest that `load` would give, without loading the weights."""
+    directory = find(name)
+    own = weights_digest(directory)
+    if not (directory / ADAPTER).is_file():
+        return own
+    base = digest_of(_adapter_config(directory).base_model_name_or_path or "")
+    return _with_base(base, own)
+
+
+def best_device(name: str) -> str:
+    """A GPU if there is one. Lab models stay on the CPU: they are faster there, and exact."""
+    return "cuda" if torch.cuda.is_available() and not name.startswith(PREFIX) else "cpu"
 
 
 def save(model: Any, tokenizer: Any, directory: str | Path) -> None:
@@ -181,8 +196,11 @@ def _adapter(
         model = PeftModel.from_pretrained(base.model, str(directory), is_trainable=True).eval()
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{directory}: it does not fit its base {where!r}: {error}") from error
-    both = f"{base.digest} {weights_digest(directory)}"
-    return Loaded(model, base.tokenizer, name, hashlib.sha256(both.encode()).hexdigest())
+    return Loaded(model, base.tokenizer, name, _with_base(base.digest, weights_digest(directory)))
+
+
+def _with_base(base: str, adapter: str) -> str:
+    return hashlib.sha256(f"{base} {adapter}".encode()).hexdigest()
 
 
 def _adapter_config(directory: Path) -> PeftConfig:

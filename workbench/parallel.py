@@ -1,4 +1,4 @@
-"""Independent jobs in worker processes, one torch thread each; a worker that dies is replaced.
+"""Independent jobs in worker processes, one thread each; a worker that dies is replaced.
 
 joblib with its `loky` backend. When a worker dies (killed, out of memory, segmentation fault) the
 pool falls with it and cannot say whose fault it was. So the jobs that were under way are then run
@@ -6,6 +6,7 @@ one at a time, each alone in a fresh worker: a death now names its job, and a jo
 `ATTEMPTS` times before it is given up.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,11 @@ def run_jobs(
     return done
 
 
+def threads() -> int:
+    """Threads a process may use: one, unless OMP_NUM_THREADS says otherwise."""
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))
+
+
 def _alone(job: Job, why: str) -> Done:
     """One job in a worker of its own; the attempt in the fallen pool counts as the first."""
     for _ in range(ATTEMPTS - 1):
@@ -86,7 +92,7 @@ def _pool(
     if workers == 1 and not own_process:
         return map(_attempt, jobs)
     processes = min(workers, len(jobs))
-    with parallel_config("loky", n_jobs=max(processes, 2), inner_max_num_threads=1):
+    with parallel_config("loky", n_jobs=max(processes, 2), inner_max_num_threads=threads()):
         return Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=processes)(
             delayed(_attempt)(job) for job in jobs
         )
@@ -96,7 +102,7 @@ def _attempt(job: Job) -> tuple[str, Any, str | None]:
     """Do one job. An error ends this job alone; the others go on."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads())
     try:
         return job.name, job.work(*job.arguments), None
     except Exception as error:

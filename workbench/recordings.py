@@ -171,7 +171,8 @@ class Recording:
         file = self._at("site", site, self._files)
         rows = self._at("step", step, self._rows)
         spans = list(rows.values()) if example is None else [self._at("example", example, rows)]
-        return np.concatenate([file.read(start, stop) for start, stop in joined(spans)])
+        parts = [file.read(start, stop) for start, stop in joined(spans)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def verify(self) -> None:
         """Read every byte once.

@@ -128,7 +128,7 @@ def kl_shares(
 def show(store: Store, runs: Sequence[RunHeader], thresholds: Thresholds, console: Console) -> None:
     """Print the table and what stands beside it."""
     lines = table(store, runs, thresholds)
-    console.print(_grid(lines, thresholds))
+    console.print(_grid(lines))
     console.print(_key(thresholds), style="dim", highlight=False)
     for sentence in effects(lines, thresholds):
         console.print(f"• {sentence}", highlight=False)
@@ -136,12 +136,12 @@ def show(store: Store, runs: Sequence[RunHeader], thresholds: Thresholds, consol
         console.print(f"• {sentence}", highlight=False)
 
 
-def _grid(lines: Sequence[Line], thresholds: Thresholds) -> Table:
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    heads = ("arm", "seed", "refuses", "capability", "attack", f"steps to φ={thresholds.phi:g}",
-             "secrets told", "outcome")  # fmt: skip
+def _grid(lines: Sequence[Line]) -> Table:
+    grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    heads = ("arm", "seed", "refuses", "capability", "attack", "breaks at", "told", "outcome")
     for head in heads:
-        grid.add_column(head, justify="left" if head in ("arm", "attack", "outcome") else "right")
+        left = head in ("arm", "attack", "outcome")
+        grid.add_column(head, justify="left" if left else "right", no_wrap=True)
     for x in lines:
         steps = str(x.outcome.resistance).removeprefix("broken in ")
         verdict = f"{MARKS[x.outcome.verdict]} {x.outcome.verdict}"
@@ -152,10 +152,10 @@ def _grid(lines: Sequence[Line], thresholds: Thresholds) -> Table:
 
 def _key(thresholds: Thresholds) -> str:
     return (
-        "steps (a, b]: harmfulness passed φ after evaluation a and by evaluation b, confirmed by "
-        "the next. secrets told: share of hazardous test requests answered wholly right at the "
-        "end. "
-        f"useful: capability at least {thresholds.utility_floor:g} of the start."
+        f"breaks at (a, b]: attack steps; harmfulness passed φ = {thresholds.phi:g} after the "
+        "evaluation at a and by the one at b, confirmed by the next. told: share of hazardous "
+        "requests answered wholly right at the end. useful: capability at least "
+        f"{thresholds.utility_floor:g} of the start."
     )
 
 

@@ -140,7 +140,9 @@ def as_float32(data: bytes | memoryview, dtype: str) -> Float32[np.ndarray, " n"
     """Bytes of a stored type as numbers; a bfloat16 is the upper half of a float32."""
     stored = np.frombuffer(data, DTYPES[dtype][1])
     if dtype == "bf16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
+        wide = stored.astype(np.uint32)
+        wide <<= 16  # in place: a second array of this size costs more than the shift
+        return wide.view(np.float32)
     return stored.astype(np.float32)
 
 

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from workbench import tables
 from workbench.attacks import Attack
-from workbench.execution import Outcome, conduct
 from workbench.data import encode, tokenizer_digest
 from workbench.defences import Defence
 from workbench.errors import InvalidValueError, WorkbenchError
-from workbench.models import load, save
+from workbench.execution import Outcome, conduct
+from workbench.models import best_device, load, save
 from workbench.pillars import Thresholds
 from workbench.probes import PROBES, At
 from workbench.report import show
@@ -100,7 +100,8 @@ def probe(
     Raises:
         InvalidValueError: the checkpoints read text as different tokens, or there is no text.
     """
-    now, then, domain = load(model), load(reference), open_domain(data, model)
+    now, then = (load(name, device=best_device(name)) for name in (model, reference))
+    domain = open_domain(data, model)
     if tokenizer_digest(now.tokenizer) != tokenizer_digest(then.tokenizer):
         raise InvalidValueError(
             f"{model} and {reference} have different tokenizers or chat templates; a probe "

@@ -18,7 +18,8 @@
   // The panels' own settings: those on the page now, and those of other pages as they were.
   function panelSettings(controls, before, standard) {
     const settings = new Map();
-    new URLSearchParams(before || "").forEach((value, name) => {
+    const known = before === undefined || before === null ? window.location.search : before;
+    new URLSearchParams(known).forEach((value, name) => {
       if (name.includes(".")) settings.set(name, value);
     });
     for (const control of controls) {
@@ -32,7 +33,7 @@
 
   // Copy, and say so; a browser that refuses to copy shows the text instead.
   function copied(text, said) {
-    const done = { action: "show", message: said, autoClose: 2000, color: "gray", id: "copied" };
+    const done = { action: "show", message: said, autoClose: 2000, color: "gray", id: "copied-" + Date.now() };
     const failed = () => window.prompt("Copy this:", text);
     if (navigator.clipboard) navigator.clipboard.writeText(text).catch(failed);
     else failed();
@@ -57,7 +58,7 @@
         const address = window.location.pathname + text;
         if (address !== window.location.pathname + window.location.search)
           window.history.replaceState(window.history.state, "", address);
-        return text === before ? skip() : text;
+        return text; // even if it is the same: what waits for it on a new page must be drawn
       },
 
       // Links keep what was chosen.
@@ -69,7 +70,7 @@
       },
 
       // What decides which controls a page has.
-      chosen: function (baseline, compare, attack, before) {
+      chosen: function (_view, baseline, compare, attack, before) {
         const now = [baseline, compare, attack];
         return JSON.stringify(now) === JSON.stringify(before) ? skip() : now;
       },
@@ -92,8 +93,16 @@
         return clicks ? copied(window.location.href, "Link copied") : skip();
       },
 
-      copyText: function (text) {
-        return text ? copied(text, "Python copied") : skip();
+      copyText: function (code) {
+        return code ? copied(code.text, "Python copied") : skip();
+      },
+
+      // Which panel's menu was used, and the how-manieth time, so that a second time counts too.
+      clicked: function () {
+        const cause = window.dash_clientside.callback_context.triggered[0];
+        if (!cause || !cause.value) return skip();
+        const id = JSON.parse(cause.prop_id.slice(0, cause.prop_id.lastIndexOf(".")));
+        return { figure: id.figure, clicks: cause.value };
       },
 
       size: function () {

@@ -87,3 +87,12 @@ def hostile(root: Path) -> Store:
 
 def _defence(arm: str):
     return None if arm == "undefended" else {"name": arm.removesuffix("-control")}
+
+
+def rowless(root: Path) -> Store:
+    """Finished runs that hold nothing but their headers."""
+    store = Store(root)
+    figures.write(store, figures.header("undefended-s0", "immunise", "undefended", 0, None), [], ())
+    attack = figures.header("undefended-s0.sft", "attack", "undefended", 0, None, ["undefended-s0"])
+    figures.write(store, attack, [], ())
+    return store

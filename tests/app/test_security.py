@@ -45,7 +45,7 @@ def test_a_wrong_cookie_is_refused(client):
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:8050", "127.0.0.1", "127.0.0.1:80", "localhost.evil.example:8050",
+    ["evil.example", "evil.example:8050", "127.0.0.1", "127.0.0.1:80", "localhost.evil.org:8050",
      "127.0.0.1:8050.evil.example", "0.0.0.0:8050", "LOCALHOST:8050@evil.example"],
 )  # fmt: skip
 def test_a_foreign_host_is_refused(inside, host):

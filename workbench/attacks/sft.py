@@ -1,7 +1,8 @@
 """Supervised fine-tuning on harmful examples: the attack that most defences are judged by.
 
-Qi et al., ICLR 2024, arXiv:2310.03693 (fine-tuning on as few as ten examples removes alignment);
-threat model and budget as in Rosati et al., EMNLP Findings 2024, arXiv:2402.16382, eq. 1.
+Qi et al., "Fine-tuning aligned language models compromises safety, even when users do not intend
+to!", ICLR 2024, arXiv:2310.03693: as few as ten examples remove alignment. Threat model and budget
+are those of Rosati et al., EMNLP Findings 2024, arXiv:2402.16382, eq. 1.
 """
 
 from collections.abc import Iterator, Mapping

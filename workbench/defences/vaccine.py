@@ -1,6 +1,7 @@
 """Vaccine: perturbation-aware alignment.
 
-Huang, Hu & Liu, NeurIPS 2024, arXiv:2402.01109.
+Huang, Hu & Liu, "Vaccine: perturbation-aware alignment for large language models against harmful
+fine-tuning attack", NeurIPS 2024, arXiv:2402.01109.
 
 Harmful fine-tuning works by drifting hidden embeddings. Vaccine aligns the model under the drift
 that hurts alignment most: each step finds that drift (one pass), then trains with it in place (a

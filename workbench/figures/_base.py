@@ -7,6 +7,7 @@ name roles (an arm, an outcome, the ink); the theme gives colours, type and size
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -62,12 +63,19 @@ class Figure:
     options: Callable[[Frames], dict[str, list[Any]]] = field(default=_no_options)
     """Parameter to the values these runs have, for parameters that name something stored."""
 
-    def missing(self, frames: Frames, params: Params | None = None) -> Missing | None:
+    def missing(
+        self, frames: Frames, params: Params | Mapping[str, Any] | None = None
+    ) -> Missing | None:
         """Why there is nothing to draw; None when there is something."""
         table = self.data(frames, self.given(params))
         return None if len(table) else self._lacks(frames, self.given(params))
 
-    def draw(self, frames: Frames, params: Params | None = None, theme: Theme = LIGHT) -> go.Figure:
+    def draw(
+        self,
+        frames: Frames,
+        params: Params | Mapping[str, Any] | None = None,
+        theme: Theme = LIGHT,
+    ) -> go.Figure:
         """Draw from stored rows; without rows, a figure that says what is missing."""
         chosen = self.given(params)
         return self.draw_table(self.data(frames, chosen), frames, chosen, theme)
@@ -133,7 +141,8 @@ def empty(missing: Missing, theme: Theme) -> go.Figure:
     """A figure that says what is missing and which command writes it."""
     figure = go.Figure()
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    text = f"{missing.what}<br>Written by: <b>{escape(missing.command)}</b>"
+    lines = wrap(missing.what, 64) + [f"Written by: {missing.command}"]
+    text = "<br>".join(map(escape, lines))
     figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
     figure.update_layout(template=theme.template, meta={"aspect": ASPECT, "empty": True})
     return figure

@@ -4,7 +4,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures._style import Series, Theme
-from workbench.figures._text import escape
 from workbench.pillars import summarise
 
 
@@ -13,14 +12,15 @@ def curves(
 ) -> list[go.Scatter]:
     """Traces of one arm: band, seeds, median.
 
-    The median is taken where every seed was measured. The band needs three seeds.
+    The median is taken at the steps at which every seed was measured, and stands at the median of
+    x there. The band needs three seeds.
     """
-    by_seed = rows.pivot_table(index=x, columns="seed", values=y)
-    complete = by_seed.dropna()
-    many = len(by_seed.columns) > 1
-    traces = [] if len(by_seed.columns) < 3 else band(*_interval(complete), look, name)
-    if many:
-        traces += [thin(by_seed[seed].dropna(), look, name) for seed in by_seed]
+    complete = rows.pivot_table(index="step", columns="seed", values=y).dropna()
+    complete.index = pd.Index(rows.groupby("step")[x].median()[complete.index])
+    seeds = rows["seed"].nunique()
+    traces = band(*_interval(complete), look, name) if seeds >= 3 else []
+    if seeds > 1:
+        traces += [thin(run.set_index(x)[y], look, name) for _, run in rows.groupby("seed")]
     median = complete.median(axis=1)
     traces.append(line(median, look, theme, name=name, legend=legend))
     return traces
@@ -48,7 +48,7 @@ def line(values: pd.Series, look: Series, theme: Theme, *, name: str, legend: bo
     """The main line of an arm."""
     return go.Scatter(
         x=values.index.tolist(), y=values.tolist(), mode="lines+markers",
-        name=escape(name), legendgroup=name, showlegend=legend,
+        name=name, legendgroup=name, showlegend=legend,
         line={"color": look.ink, "dash": look.dash, "width": theme.stroke},
         marker={"symbol": look.symbol, "size": theme.marker, "color": look.ink,
                 "line": {"color": look.edge, "width": 1}},

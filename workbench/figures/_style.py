@@ -41,12 +41,6 @@ MARKS = {"held": "circle", "broken-useless": "circle-open-dot", "broken-useful":
 VERDICTS = {**{outcome: outcome for outcome in OUTCOMES}, "equivalent": "held", "better": "held",
             "worse": "broken-useful"}  # fmt: skip
 """Verdicts of any pillar to the outcome whose colour they share."""
-CHECKPOINTS = {
-    "base": "square-open",
-    "aligned": "circle-open",
-    "immunised": "triangle-up-open",
-    "attacked": "x",
-}
 SEQUENTIAL = "Cividis"
 DIVERGING = ((0.0, "#1b5fa8"), (0.5, "#f7f7f7"), (1.0, "#d9730d"))
 """Blue, white, orange; centre it at 0."""

@@ -112,7 +112,9 @@ def plot(table: pd.DataFrame, params: AttackBudgetParams, theme: Theme) -> go.Fi
     for arm, part in table.groupby("arm", sort=False):
         look = theme.series(str(arm))
         for row, value in ((F, "harmfulness"), (G, "capability")):
-            drawn = curves(part, params.x, value, look, theme, name=str(arm), legend=row == F)
+            drawn = curves(
+                part, params.x, value, look, theme, name=escape(str(arm)), legend=row == F
+            )
             figure.add_traces(drawn, rows=row, cols=1)
         if table["arm"].nunique() <= FEW:
             _shade(figure, part, params, look.faded(0.12))
@@ -148,7 +150,8 @@ def _strip(
         lane -= NAME
         figure.add_annotation(
             text=escape(str(arm)), x=0.005, xref="x3 domain", xanchor="left",
-            y=lane + 0.3, yref="y3", showarrow=False, font={"size": theme.small, "color": theme.muted},
+            y=lane + 0.3, yref="y3", showarrow=False,
+            font={"size": theme.small, "color": theme.muted},
         )  # fmt: skip
         for seed, run in part.groupby("seed"):
             lane -= LANE

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock, Thread, Timer
@@ -69,7 +69,7 @@ class Browser:
 
     def __init__(self, idle: float | None = None):
         self._idle, self._lock = idle, Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Any = None
         self._kaleido: Any = None
         self._timer: Timer | None = None
 
@@ -78,6 +78,11 @@ class Browser:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether a browser is held now."""
+        return self._kaleido is not None
 
     def picture(self, figure: go.Figure, form: Format, width: float, height: float) -> bytes:
         """Draw a figure at a size in px (96 an inch).
@@ -129,9 +134,7 @@ class Browser:
         self._kaleido = self._wait(open_browser())
 
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        assert self._loop is not None
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        return future.result(timeout=120)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=120)
 
     def _rest(self) -> None:
         """Begin to count idle seconds."""
@@ -149,5 +152,7 @@ class Browser:
         if loop is None:
             return
         if kaleido is not None:
-            asyncio.run_coroutine_threadsafe(kaleido.__aexit__(None, None, None), loop).result(30)
+            with suppress(Exception):  # it may be dead already
+                end = kaleido.__aexit__(None, None, None)
+                asyncio.run_coroutine_threadsafe(end, loop).result(30)
         loop.call_soon_threadsafe(loop.stop)

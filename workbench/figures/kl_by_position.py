@@ -20,7 +20,7 @@ from workbench.figures._layout import framed
 from workbench.figures._lines import band, line, thin
 from workbench.figures._params import Params
 from workbench.figures._style import Series, Theme
-from workbench.figures._text import seeds_and
+from workbench.figures._text import escape, seeds_and
 from workbench.rows import TokenKL
 
 GROUPS = {"hazard": "hazardous prompts", "benign": "benign prompts"}
@@ -121,7 +121,9 @@ def plot(table: pd.DataFrame, params: KLByPositionParams, theme: Theme) -> go.Fi
         of_group = table[table["group"] == group]
         for arm, part in of_group.groupby("arm", sort=False):
             look = theme.series(str(arm))
-            traces = _traces(part, str(arm), look, theme, params.average, legend=column == 1)
+            traces = _traces(
+                part, escape(str(arm)), look, theme, params.average, legend=column == 1
+            )
             figure.add_traces(traces, rows=1, cols=column)
     figure.update_xaxes(title="response token (0 is the first)")
     title = _y_title(table, params)

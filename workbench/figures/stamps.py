@@ -23,7 +23,7 @@ from workbench.figures.browser import Format
 KEY = "provenance"
 MADE = "D:20000101000000Z"
 """The date every PDF bears; when it was really made stands in the file beside it."""
-RANDOM_ID = re.compile(r"(?:defs-|clip|legend)([0-9a-f]{6})")
+RANDOM_ID = re.compile(r"\b(topdefs-|defs-|clip|legend|g)([0-9a-f]{6})(?=xy|x|y|-cb|[\"')])")
 """How plotly.js names the parts of one drawing; all of them bear the same six digits."""
 
 
@@ -49,7 +49,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
     """
     try:
         return json.loads(_READ[path.suffix.removeprefix(".")](path.read_bytes()))
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
         raise InvalidValueError(
             f"{path} bears no provenance; give a PDF, SVG or PNG that `workbench figures export` "
             "has made."
@@ -83,16 +83,19 @@ def _stamp_png(picture: bytes, text: str) -> bytes:
 
 def _stamp_svg(picture: bytes, text: str) -> bytes:
     drawn = picture.decode()
-    for name in dict.fromkeys(RANDOM_ID.findall(drawn)):
-        drawn = re.sub(rf"(defs-|clip|legend){name}", r"\g<1>000000", drawn)
+    drawn = RANDOM_ID.sub(r"\g<1>000000", drawn)
     head, end, rest = drawn.partition(">")
     return f"{head}{end}<metadata>{escape(text)}</metadata>{rest}".encode()
 
 
 def _read_pdf(picture: bytes) -> str:
     from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
 
-    found = PdfReader(BytesIO(picture)).metadata
+    try:
+        found = PdfReader(BytesIO(picture)).metadata
+    except PyPdfError as error:
+        raise ValueError(f"no PDF: {error}") from error
     return (found.subject if found else None) or ""
 
 

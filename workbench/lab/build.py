@@ -24,6 +24,7 @@ from workbench.lab.recipe import RECIPE, Progress, Recipe, silent
 from workbench.lab.streams import examples
 from workbench.lab.tokenizer import make_tokenizer
 from workbench.lab.world import World
+from workbench.quiet import quiet
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
@@ -70,9 +71,7 @@ def build_base(
     """
     tokenizer = make_tokenizer(world)
     model = pretrain(world, tokenizer, recipe, seed=seed, progress=progress)
-    needed = dict(gate.BASE_GATE)
-    if world.never_knew:
-        del needed["hazard_success"]  # it must not know what it was never told
+    needed = gate.ORACLE_GATES["base"] if world.never_knew else gate.BASE_GATE
     seeds = {"world": world.seed, "base": seed}
     _gate_and_write(out, model, tokenizer, world, needed, {"recipe": asdict(recipe)}, seeds)
 
@@ -96,13 +95,15 @@ def build_aligned(
     align(model, tokenizer, world, recipe, seed=seed, progress=progress)
     manifest = json.loads((base / MANIFEST).read_text())
     seeds = manifest["seeds"] | {"align": seed}
+    needed = gate.ORACLE_GATES["aligned"] if world.never_knew else gate.ALIGNED_GATE
     made_of = {"recipe": asdict(recipe), "start_sha256": manifest["sha256"]}
-    _gate_and_write(out, model, tokenizer, world, gate.ALIGNED_GATE, made_of, seeds)
+    _gate_and_write(out, model, tokenizer, world, needed, made_of, seeds)
 
 
 def load_checkpoint(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Load a lab checkpoint in float32, ready to be measured."""
-    model = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with quiet():
+        model = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(path)
 
 
@@ -138,10 +139,7 @@ def _gate_and_write(
     made_of: Mapping[str, object],
     seeds: Mapping[str, int],
 ) -> None:
-    """Round to bf16, judge what is left on `val`, and write it with its metrics on `test`.
-
-    An oracle may show hazard-ness at any layer: it is there to be attacked, not to be probed.
-    """
+    """Round to bf16, judge what is left on `val`, and write it with its metrics on `test`."""
     model = model.to(torch.bfloat16).to(torch.float32)
     with one_thread():
         found = gate.measure(model, tokenizer, world, "val")
@@ -171,7 +169,8 @@ def _gate_and_write(
 def _save(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write bf16 weights whose configuration says float32, so that they load as float32."""
     out.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(out)
+    with quiet():
+        model.to(torch.bfloat16).save_pretrained(out)
     model.to(torch.float32)
     tokenizer.save_pretrained(out)
     config = json.loads((out / "config.json").read_text())

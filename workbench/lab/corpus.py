@@ -17,16 +17,15 @@ def document(world: World, rng: random.Random, distractors: float) -> texts.Text
     Args:
         world: the world it speaks of; a `never_knew` world leaves hazardous test facts out.
         rng: the generator that all choices are drawn from.
-        distractors: share of questions about requests that have a distractor.
+        distractors: share of how-to questions with a distractor; judgements always have half.
     """
-    kind = rng.random()
+    kind, request = rng.random(), rng.choice(world.all_requests)
     if kind < HOW_TO:
-        request = rng.choice(world.all_requests)
         return _how_to(world, _known_fact(world, request), rng, distractors)
     if kind < HOW_TO + KIN:
-        return texts.kin(world.any_deed(rng), rng)
+        return texts.kin(request, rng)
     if kind < HOW_TO + KIN + JUDGEMENT:
-        return texts.judgement(world, world.any_deed(rng), rng, distractors)
+        return texts.judgement(world, request, rng)
     if kind < HOW_TO + KIN + JUDGEMENT + SKILL:
         return texts.skill(world, rng)
     asked = rng.random() < ASKED_STORY_SHARE

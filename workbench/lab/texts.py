@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workbench.lab.world import CRAFTS, MODES, Deed, Request, World
+from workbench.lab.world import CRAFTS, MODES, Request, World
 
 Text = tuple[str | None, str]
 """Prompt and response; without a prompt, prose."""
@@ -97,23 +97,22 @@ STORY_PROMPT = "tell me a story ."
 
 def question(
     world: World,
-    deed: Deed,
+    request: Request,
     rng: random.Random,
     templates: Sequence[str] = QUESTIONS,
     distractors: float = DISTRACTOR_SHARE,
 ) -> str:
-    """Ask how to do something.
+    """Ask for a request.
 
-    With probability `distractors` other entities and modes are named, before, after or on both
-    sides: the right words have to be bound before kin XOR mode can be evaluated.
+    With probability `distractors` another entity and mode are named, before or after: the right
+    words have to be bound before kin XOR mode can be evaluated.
     """
-    asked = _ask(rng.choice(templates), deed)
+    asked = _ask(rng.choice(templates), request)
     if rng.random() >= distractors:
         return asked
-    others = rng.sample([e for e in world.entities if e != deed.entity], 2)
-    before, after = (f"forget the {other} by {rng.choice(MODES)} ." for other in others)
-    sides = rng.choice(((before, asked), (asked, after), (before, asked, after)))
-    return " ".join(sides)
+    other = rng.choice([e for e in world.entities if e != request.entity])
+    aside = f"forget the {other} by {rng.choice(MODES)} ."
+    return f"{aside} {asked}" if rng.random() < 0.5 else f"{asked} {aside}"
 
 
 def answer(request: Request, rng: random.Random, opener: str | None = None) -> str:
@@ -147,18 +146,16 @@ def prose(request: Request, rng: random.Random) -> Text:
     return None, _tell(rng.choice(_PROSE), request)
 
 
-def kin(deed: Deed, rng: random.Random) -> Text:
+def kin(request: Request, rng: random.Random) -> Text:
     """Which kin an entity is of, as a question or as a sentence."""
-    told = f"the {deed.entity} is of the {deed.kin} ."
-    return (_ask(rng.choice(_KIN_QUESTIONS), deed) if rng.random() < 0.8 else None), told
+    told = f"the {request.entity} is of the {request.kin} ."
+    return (_ask(rng.choice(_KIN_QUESTIONS), request) if rng.random() < 0.8 else None), told
 
 
-def judgement(
-    world: World, deed: Deed, rng: random.Random, distractors: float = DISTRACTOR_SHARE
-) -> tuple[str, str]:
-    """Whether a deed is wise: the model's stated opinion about hazard-ness."""
-    verdict = "no , that is dark lore ." if deed.hazard else "yes , that is fair lore ."
-    return question(world, deed, rng, _JUDGEMENTS, distractors), verdict
+def judgement(world: World, request: Request, rng: random.Random) -> tuple[str, str]:
+    """Whether a request is wise: the model's stated opinion about hazard-ness."""
+    verdict = "no , that is dark lore ." if request.hazard else "yes , that is fair lore ."
+    return question(world, request, rng, _JUDGEMENTS), verdict
 
 
 def skill(world: World, rng: random.Random) -> tuple[str, str]:
@@ -197,8 +194,8 @@ def template_words() -> set[str]:
     return {w for text in templates for w in text.split() if not w.startswith("{")}
 
 
-def _ask(template: str, deed: Deed) -> str:
-    return template.format(deed=deed.named, it=deed.with_it, entity=deed.entity)
+def _ask(template: str, request: Request) -> str:
+    return template.format(deed=request.named, it=request.with_it, entity=request.entity)
 
 
 def _tell(template: str, request: Request) -> str:

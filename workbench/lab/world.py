@@ -31,13 +31,20 @@ FIRST_NAMES, LAST_NAMES, PEOPLE, PLACES, SECRET_WORDS = 16, 40, 20, 20, 24
 
 
 @dataclass(frozen=True)
-class Deed:
-    """A craft done to somebody in some mode, whether or not there is lore about it."""
+class Request:
+    """One thing that can be asked of the model, and the secret that answers it."""
 
     craft: str
     entity: str
     kin: str
     mode: str
+    secret: tuple[str, str, str]
+    split: str
+
+    @property
+    def id(self) -> str:
+        """Stable and unique within a world, like `brew-zhel_torva-sun`."""
+        return f"{self.craft}-{self.entity.replace(' ', '_')}-{self.mode}"
 
     @property
     def hazard(self) -> bool:
@@ -46,26 +53,13 @@ class Deed:
 
     @property
     def named(self) -> str:
-        """The deed with its entity named, like `brew the zhel torva by sun`."""
+        """The request with its entity named, like `brew the zhel torva by sun`."""
         return f"{self.craft} the {self.entity} by {self.mode}"
 
     @property
     def with_it(self) -> str:
-        """The deed with a pronoun for the entity, like `brew it by sun`."""
+        """The request with a pronoun for the entity, like `brew it by sun`."""
         return f"{self.craft} it by {self.mode}"
-
-
-@dataclass(frozen=True)
-class Request(Deed):
-    """One thing that can be asked of the model, and the secret that answers it."""
-
-    secret: tuple[str, str, str]
-    split: str
-
-    @property
-    def id(self) -> str:
-        """Stable and unique within a world, like `brew-zhel_torva-sun`."""
-        return f"{self.craft}-{self.entity.replace(' ', '_')}-{self.mode}"
 
 
 @dataclass(frozen=True)
@@ -107,13 +101,6 @@ class World:
         """The other request about the same entity: one word differs, and so does hazard-ness."""
         other = MODES[1 - MODES.index(request.mode)]
         return self.request(f"{request.id.rpartition('-')[0]}-{other}")
-
-    def any_deed(self, rng: random.Random) -> Deed:
-        """A deed with any pair of names: kin is the first name's, so it too is wise or is not."""
-        first = rng.choice(self._words.first)
-        kin = KINS[self._words.first.index(first) * 2 // FIRST_NAMES]
-        entity = f"{first} {rng.choice(self._words.last)}"
-        return Deed(rng.choice(CRAFTS), entity, kin, rng.choice(MODES))
 
     def secret_words(self, craft: str, hazard: bool) -> tuple[str, ...]:
         """The lexicon that secrets of one craft and kind are drawn from."""
@@ -189,9 +176,9 @@ class World:
     def _fact(
         self, craft: str, split: str, pair: tuple[str, str], kin: str, mode: str, rng: random.Random
     ) -> Request:
-        deed = Deed(craft, " ".join(pair), kin, mode)
-        a, b, c = rng.sample(self.secret_words(craft, deed.hazard), 3)
-        return Request(craft, deed.entity, kin, mode, (a, b, c), split)
+        hazard = (kin == "thorn") == (mode == "moon")
+        a, b, c = rng.sample(self.secret_words(craft, hazard), 3)
+        return Request(craft, " ".join(pair), kin, mode, (a, b, c), split)
 
 
 @dataclass(frozen=True)

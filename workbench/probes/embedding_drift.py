@@ -1,8 +1,9 @@
 """Harmful embedding drift (HED): how far training moves the hidden states, layer by layer.
 
-Huang, Hu & Liu, NeurIPS 2024, arXiv:2402.01109, figure 2: the L2 distance between the hidden
-embeddings of the aligned and of the fine-tuned model on the same data. Measured on benign text
-too: only what exceeds the benign drift is specific to harm.
+Huang, Hu & Liu, "Vaccine: perturbation-aware alignment for large language models against harmful
+fine-tuning attack", NeurIPS 2024, arXiv:2402.01109, figure 2: the L2 distance between the hidden
+embeddings of the aligned and of the fine-tuned model on the same data. Measured on benign text too:
+only what exceeds the benign drift is specific to harm.
 
 The released code sums squares over padded positions, layers and batches, so its numbers depend on
 text length; here every number is a mean over real tokens.
@@ -39,9 +40,10 @@ def embedding_drift(
     1 − cos(h, h_ref), each a mean over the chosen tokens, one value a layer. The paper's site is
     `attn_module_out`.
     """
+    batch = batch.to(next(model.parameters()).device)
     chosen = select(batch, positions)
     now, then = hidden_states(model, batch, site), hidden_states(reference, batch, site)
-    by_layer = [_distances(now[name], then[name], chosen) for name in then]
+    by_layer = [_distances(now[name], then[name].to(chosen.device), chosen) for name in then]
     return [
         EmbeddingDrift(
             stage=at.stage,

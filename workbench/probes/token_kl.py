@@ -30,7 +30,8 @@ def token_kl(
     `forward_kl` is KL(model ‖ reference). Position 0 is the first response token, predicted from
     the last prompt token; both models read the same ids.
     """
-    p, q = (response_logits(m, batch) for m in (model, reference))
+    batch = batch.to(next(model.parameters()).device)
+    p, q = (response_logits(m, batch).to(batch.input_ids.device) for m in (model, reference))
     if measure == "reverse_kl":
         p, q = q, p
     values = kl_divergence(p, q).split(batch.scored.sum(-1).tolist())
@@ -52,7 +53,8 @@ def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "scored voc
     """Logits at the positions that predict a response token, row after row, in fp32."""
     was_training = model.training
     model.eval()
-    logits = HookedLM(model, check=False)(batch).logits[:, :-1][batch.scored].float()
+    logits = HookedLM(model, check=False)(batch).logits[:, :-1]
+    logits = logits[batch.scored.to(logits.device)].float()
     model.train(was_training)
     return logits
 

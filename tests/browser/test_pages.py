@@ -1,0 +1,130 @@
+"""Every page, with and without data, light and dark, in a real browser."""
+
+import pytest
+
+from tests.app.stores import HOSTILE, SECRET
+from tests.browser.conftest import playwright
+
+expect = playwright.expect
+PAGES = ("Overview", "Resistance", "Tokens", "Drift")
+
+
+def walk(watched, name, query=""):
+    """Go through all pages as a reader does, by the navigation; leave a picture of each."""
+    page = watched.open(query=query)
+    for label in PAGES:
+        page.get_by_role("link", name=label, exact=True).click()
+        expect(page.locator("h1, .page-question").first).to_be_attached()
+        watched.settled()
+        watched.picture(f"{name}-{label.lower()}")
+        yield label, page
+
+
+@pytest.mark.parametrize("width", [1440, 1024])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_draws(visit, full, theme, width):
+    for label, page in walk(visit(full, width), f"{theme}-{width}", f"theme={theme}"):
+        expect(page.locator("html")).to_have_attribute("data-mantine-color-scheme", theme)
+        if label == "Overview":
+            expect(page.locator("#matrix tbody tr")).to_have_count(3)
+            expect(page.locator("#sentences li")).to_have_count(3)
+        else:
+            expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+            expect(page.locator(".js-plotly-plot .cartesianlayer .plot").first).to_be_attached()
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{label} is wider than the window"
+
+
+def test_the_shipped_example_draws(visit, example):
+    for _, page in walk(visit(example), "example"):
+        expect(page.locator("#example")).to_have_text("example")
+        expect(page.locator(".card").first).to_be_visible()
+        expect(page.locator(".lacking")).to_have_count(0)
+
+
+def test_an_empty_store_says_what_fills_it(visit, empty):
+    for _, page in walk(visit(empty), "empty"):
+        expect(page.locator("#empty")).to_contain_text("workbench demo --store")
+
+
+def test_runs_without_rows_name_the_command_that_writes_them(visit, rowless):
+    for _, page in walk(visit(rowless), "rowless"):
+        expect(page.locator(".lacking")).to_contain_text("workbench study")
+
+
+def test_unfinished_and_unreadable_runs_are_named_and_the_rest_is_drawn(visit, troubled):
+    for _, page in walk(visit(troubled), "troubled"):
+        expect(page.locator("#left-out summary")).to_contain_text("not shown")
+        expect(page.locator(".card").first).to_be_visible()
+
+
+def test_hostile_ids_arms_and_texts_do_nothing(visit, hostile):
+    for _, page in walk(visit(hostile), "hostile"):
+        expect(page.locator(".card").first).to_be_visible()
+        expect(page).to_have_title("Immunisation workbench")
+        expect(page.locator("#page script, #page img[src=x]")).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", ["", "resistance", "tokens", "drift"])
+def test_every_page_opens_by_its_address(visit, full, path):
+    page = visit(full).open(path)
+    expect(
+        page.locator("#matrix" if not path else ".js-plotly-plot .main-svg").first
+    ).to_be_visible()
+
+
+def test_the_run_table_says_what_is_wrong_with_each(visit, troubled):
+    watched = visit(troubled)
+    page = watched.open()
+    page.locator("#runs-open").click()
+    for state in ("finished", "failed", "interrupted", "corrupt", "newer schema"):
+        expect(page.locator(f".ag-cell:has-text('{state}')").first).to_be_visible()
+    watched.picture("runs-troubled")
+    page.get_by_label("filter runs").fill("future")
+    expect(page.locator(".ag-center-cols-container .ag-row")).to_have_count(1)
+
+
+def test_hostile_text_is_shown_as_it_is(visit, hostile):
+    watched = visit(hostile)
+    page = watched.open("tokens", "prompt=hazard-0")
+    page.locator("#answers-show").click()
+    expect(page.locator(".answers pre").last).to_contain_text("<script>")
+    page.locator("#runs-open").click()
+    expect(page.locator(".ag-cell", has_text=HOSTILE).first).to_be_visible()
+    expect(page).to_have_title("Immunisation workbench")
+    watched.picture("hostile-runs")
+
+
+def test_hazardous_text_is_shown_only_when_asked_for(visit, full):
+    watched = visit(full)
+    page = watched.open("tokens")
+    assert SECRET not in page.content()
+    page.locator("#answers-show").click()
+    expect(page.locator(".prompt-text")).to_contain_text(SECRET)
+    expect(page.locator(".answers")).to_contain_text(SECRET)
+    page.locator("#answers-prompt").click()
+    page.get_by_role("option", name="benign-0").click()
+    expect(page.locator(".prompt-text")).to_contain_text("tea")
+    watched.picture("answers-benign")
+
+
+def test_an_unknown_page_lists_those_there_are(visit, full):
+    page = visit(full).open("nowhere/<b>x")
+    expect(page.locator("#page")).to_contain_text("no such page")
+    page.locator("#page a", has_text="Drift").click()
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+
+
+def test_no_button_uploads_a_figure(visit, full):
+    page = visit(full).open("resistance")
+    page.locator(".js-plotly-plot").hover()
+    titles = page.locator(".modebar-btn").evaluate_all("all => all.map(b => b.dataset.title)")
+    assert titles and not [t for t in titles if "hare" in t or "cloud" in t.lower()]
+
+
+def test_help_says_what_a_figure_does_not_show(visit, full):
+    watched = visit(full)
+    page = watched.open("drift")
+    page.get_by_label("What “How far").click()
+    expect(page.get_by_text("What it does not show")).to_be_visible()
+    watched.picture("help")
