@@ -47,7 +47,8 @@ def result(row: Row, figure: Figure) -> Result:
 
 def machine() -> str:
     """Processor, cores and system."""
-    model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    about = Path("/proc/cpuinfo")  # Linux only
+    model = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
     name = model[1] if model else platform.machine()
     return f"{name}, {os.cpu_count()} cores, {platform.system()}"
 
@@ -69,9 +70,9 @@ def line(row: Row, figure: Figure, quick: bool) -> str:
     verdict = "met" if row.met(figure.value, figure.upper95) else "MISSED"
     if quick:
         verdict = "(quick: not the goal's sizes)"
-    bound = "" if figure.upper95 is None else f" (95 % bound {figure.upper95:.3g})"
+    bound = "" if figure.upper95 is None else f" (95 % bound {figure.upper95:.4g})"
     return (
-        f"{row.name:36} {figure.value:.3g}{bound}  goal {goal(row)}  {verdict}"
+        f"{row.name:36} {figure.value:.4g}{bound}  goal {goal(row)}  {verdict}"
         f"\n{'':36} ours {shown(figure.ours)}, peer {shown(figure.peer)} {beside(row)}"
         f"\n{'':36} {figure.configuration}"
     )
@@ -114,18 +115,18 @@ def table(results: Sequence[Result], rows: Mapping[str, Row]) -> str:
 
 
 def _line(row: Row, r: Result, met: bool) -> str:
-    bound = "" if r["upper95"] is None else f" ({r['upper95']:.3g})"
+    bound = "" if r["upper95"] is None else f" ({r['upper95']:.4g})"
     spread = r["configuration"].get("middle_90_percent")
     return "| " + " | ".join([
         f"`{row.name}`",
         row.measured,
-        f"**{r['value']:.3g}**{bound}",
+        f"**{r['value']:.4g}**{bound}",
         "–" if spread is None else f"{spread[0]:.3g} to {spread[1]:.3g}",
         shown(r["limit_value"]),
         goal(row),
         "yes" if met else "no",
         shown(r["ours"]),
-        f"{shown(r['peer'])} {beside(row)}",
+        f"{shown(r['peer'])} {beside(row)}".strip(),
     ]) + " |"  # fmt: skip
 
 

@@ -148,9 +148,7 @@ def test_figures_are_entries_too(monkeypatch):
     figure = SimpleNamespace(
         name="toy", title="What?", page="drift", params=Toy, needs=(Metric,), help="A & B, C 2024."
     )
-    monkeypatch.setattr(catalogue, "find_spec", lambda name: SimpleNamespace(origin="here"))
-    package = SimpleNamespace(FIGURES={"toy": figure})
-    monkeypatch.setattr(catalogue, "import_module", lambda name: package)
+    monkeypatch.setattr("workbench.figures.FIGURES", {"toy": figure})
     (entry,) = catalogue.generate()["figures"]
     assert (entry["name"], entry["family"], entry["summary"]) == ("toy", "drift", "What?")
     assert entry["rows"] == ["metrics"] and len(entry["fields"]) == 4

@@ -11,8 +11,6 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
@@ -59,13 +57,14 @@ def generate() -> dict[str, Any]:
     """The catalogue, made anew from the registries. Imports torch."""
     from workbench.attacks import ATTACKS
     from workbench.defences import DEFENCES
+    from workbench.figures import FIGURES
     from workbench.probes import PROBES, WRITES
 
     return {
         "defences": [_method(name, "defence", kind) for name, kind in DEFENCES.items()],
         "attacks": [_method(name, "attack", kind) for name, kind in ATTACKS.items()],
         "probes": [_probe(name, probe, WRITES[name]) for name, probe in PROBES.items()],
-        "figures": [_figure(figure) for figure in _figures()],
+        "figures": [_figure(figure) for figure in FIGURES.values()],
     }
 
 
@@ -105,14 +104,6 @@ def _probe(name: str, probe: Callable[..., Any], row: Any) -> dict[str, Any]:
     }
 
 
-def _figures() -> list[Any]:
-    """The registered figures; none in a workbench that has no figures."""
-    spec = find_spec("workbench.figures")
-    if spec is None or spec.origin is None:
-        return []
-    return list(import_module("workbench.figures").FIGURES.values())
-
-
 def _figure(figure: Any) -> dict[str, Any]:
     return {
         "name": figure.name,
@@ -135,8 +126,12 @@ def cited(text: str) -> dict[str, str | None]:
 
     The form is `Authors, "Title", Venue year, arXiv:0000.00000`; the title may be left out.
     """
-    found = next((m for p in text.split("\n\n") if (m := PAPER.match(" ".join(p.split())))), None)
+    found = next((m for p in text.split("\n\n") if (m := PAPER.match(_line(p)))), None)
     return found.groupdict() if found else dict.fromkeys(("authors", "title", "venue", "arxiv"))
+
+
+def _line(paragraph: str) -> str:
+    return " ".join(paragraph.split()).removeprefix("Source: ")
 
 
 def settings(kind: type) -> list[dict[str, Any]]:

@@ -26,9 +26,13 @@ def lab_alignment() -> Fit:
 
 
 def demo_study(seeds: Sequence[int] = (0, 1, 2)) -> Study:
-    """Vaccine (ρ = 2, the paper's) on the lab's base model; SFT on 64 hazards, lr 1e-4."""
+    """Vaccine (ρ = 2, the paper's) on the lab's base model; SFT on 64 hazards, lr 1e-4.
+
+    The undefended arm is the shipped aligned model, so its seeds are the attack's alone; those of
+    Vaccine and its control are of alignment and attack.
+    """
     return Study(
-        model="lab",
+        model="lab:aligned",
         defences={"vaccine": Vaccine(rho=2.0, fit=lab_alignment())},
         attacks={"sft": SupervisedFineTuning(steps=96, samples=64, lr=1e-4, batch_size=16)},
         seeds=tuple(seeds),

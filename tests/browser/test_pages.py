@@ -30,7 +30,7 @@ def test_every_page_draws(visit, full, theme, width):
             expect(page.locator("#sentences li")).to_have_count(3)
         else:
             expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
-            expect(page.locator(".js-plotly-plot .cartesianlayer .plot").first).to_be_attached()
+            expect(page.locator(".js-plotly-plot :is(.scatterlayer, .heatmaplayer)").first).to_be_attached()
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert overflow <= 0, f"{label} is wider than the window"
 

@@ -65,6 +65,9 @@ def test_a_run_of_a_newer_workbench_is_named(tmp_path, capsys, no_browser):
     where = ["--store", str(made.root), "-o", str(tmp_path)]
     main([*EXPORT, "attack_budget", *where])
     assert "not shown: vaccine-s1.sft: " in said(capsys)
+    for name in ("attack_budget.provenance.json", "attack_budget.figure.json"):
+        written = (tmp_path / name).read_text()
+        assert "vaccine-s1.sft" in written and str(tmp_path) not in written
     code = main([*EXPORT, "attack_budget", "--runs", "vaccine-s1.sft", *where])
     assert code == 2 and "newer workbench (schema 99" in said(capsys)
 

@@ -53,11 +53,28 @@ class Demo(Judged):
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of everything a seed."""
 
+    figures: bool = True
+    """Draw the figures of the runs, too, into a folder beside the store."""
+
     def run(self, console: Console) -> int:
-        """Conduct the demonstration study."""
+        """Conduct the demonstration study, judge it and draw it."""
         from workbench.demo import run_demo
 
-        return self.conclude(run_demo(self.store, self.seeds, self.jobs, console), console)
+        outcome = run_demo(self.store, self.seeds, self.jobs, console)
+        code = self.conclude(outcome, console)
+        if self.figures and outcome.runs:
+            self.draw(outcome, console)
+        return code
+
+    def draw(self, outcome: "Outcome", console: Console) -> None:
+        """Export every figure; without a browser, data and figures without pictures."""
+        from workbench.figures import export_all
+
+        folder = self.store.with_name(f"{self.store.name}-figures")
+        done = export_all(outcome.store, outcome.runs, folder, width="full")
+        console.print(f"Figures: {folder}", highlight=False)
+        for problem in {each.problem for each in done if each.problem}:
+            console.print(problem, style="yellow", highlight=False, markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)

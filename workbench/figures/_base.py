@@ -96,7 +96,7 @@ class Figure:
             "title": self.title,
             "params": asdict(params),
             "runs": [run.id for run in frames.runs],
-            "left_out": dict(frames.left_out),
+            "left_out": sorted(frames.left_out),
             "caption": caption,
         }
         return figure
@@ -141,7 +141,7 @@ def empty(missing: Missing, theme: Theme) -> go.Figure:
     """A figure that says what is missing and which command writes it."""
     figure = go.Figure()
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    lines = wrap(missing.what, 64) + [f"Written by: {missing.command}"]
+    lines = [*wrap(missing.what, 64), f"Written by: {missing.command}"]
     text = "<br>".join(map(escape, lines))
     figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
     figure.update_layout(template=theme.template, meta={"aspect": ASPECT, "empty": True})

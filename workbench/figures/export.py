@@ -115,7 +115,7 @@ def origin(figure: Figure, frames: Frames, params: Params, theme: Theme) -> dict
             run.id: {"arm": run.arm, "seed": run.seed, "hashes": run.hashes, "git": run.git}
             for run in frames.runs
         },
-        "left_out": dict(frames.left_out),
+        "left_out": sorted(frames.left_out),
         "git": provenance.git_state(),
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "browser": browser_version(),
