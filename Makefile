@@ -1,16 +1,20 @@
 # make demo   set up everything and run the main job on the embedded lab model (minutes, no GPU, no hub)
 # make test   set up everything and run all tests but gpu
-# make check  all that CI holds: format, lint, types, layers, tests
+# make check  everything CI holds but the demo: format, lint, types, layers, tests, the torch-free view
+# make app    look at a store in the browser (RUNS=runs/demo); without one, at the shipped example
+# make view   an environment without torch in which figures and the app work, and proof that they do
+# make bench  measure speed beside the peers (ROWS="name ..." for some)
 
 PYTHON ?= python3
 BIN := .venv/bin
+VIEW := .venv-view/bin
 STORE ?= runs/demo
 JOBS ?= 2
 export HF_HUB_OFFLINE = 1
 export OMP_NUM_THREADS = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test check lint types layers format bench lab clean
+.PHONY: demo test check format-check lint types layers format bench bench-app app view view-test clean
 
 demo: .venv/.installed
 	$(BIN)/workbench demo --store $(STORE) --jobs $(JOBS)
@@ -18,7 +22,7 @@ demo: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not gpu"
 
-check: format-check lint types layers test
+check: format-check lint types layers test view-test
 
 format-check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
@@ -39,8 +43,20 @@ format: .venv/.installed-dev
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks $(ROWS)
 
+bench-app: .venv/.installed-dev
+	$(BIN)/python -m benchmarks.app
+
+app: .venv/.installed
+	$(BIN)/python -m app $(RUNS)
+
+view: .venv-view/.installed
+	@echo "The torch-free environment is in .venv-view: $(VIEW)/python -m app STORE"
+
+view-test: .venv-view/.installed-test
+	$(VIEW)/python -m pytest -o addopts="" -q tests/app tests/figures -m "not slow" -p no:cacheprovider
+
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv .venv-view runs build dist
 
 # constraints.txt pins every version; torch first, so that nothing pulls another build of it.
 .venv/.installed: pyproject.toml constraints.txt
@@ -52,4 +68,14 @@ clean:
 
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv-view/.installed: pyproject.toml constraints-view.txt
+	test -x $(VIEW)/python || $(PYTHON) -m venv .venv-view
+	$(VIEW)/pip install -q -r constraints-view.txt
+	$(VIEW)/pip install -q --no-deps -e .
+	touch $@
+
+.venv-view/.installed-test: .venv-view/.installed
+	$(VIEW)/pip install -q -c constraints.txt pytest hypothesis beartype playwright
 	touch $@

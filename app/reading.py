@@ -54,8 +54,11 @@ class Listing:
         return [run for run in self.shown if self.names[run.id][0] in wanted]
 
     def unshown(self, arms: Iterable[str]) -> dict[str, str]:
-        """The runs of some arms that are not shown, and why."""
-        wanted = set(arms)
+        """The runs of some arms that are not shown, and why.
+
+        An unfinished run goes by its plain name, so it belongs to every arm of that name.
+        """
+        wanted = {name for arm in arms for name in (arm, arm.split(" ")[0])}
         return {run: why for run, why in self.left_out.items() if self.names[run][0] in wanted}
 
 
@@ -116,7 +119,7 @@ class Reader:
             runs=tuple(kept),
             tables={k: _named(tables.frame(k, part), listing) for k, part in parts.items()},
             left_out=left_out,
-            source=self.store.root.name,
+            source=str(self.store.root),
         )
 
     def _table(self, run: str, kind: type[Row]) -> Any:
@@ -148,9 +151,11 @@ class _Kept:
 
 
 def _listing(runs: Sequence[RunHeader]) -> Listing:
-    shown, repeated = _newest([run for run in runs if run.state == "finished"])
+    finished = [run for run in runs if run.state == "finished"]
+    shown, repeated = _newest(finished)
     unfinished = {r.id: r.error or f"it is {r.state}" for r in runs if r.state != "finished"}
-    return Listing(tuple(runs), _names(runs), tuple(shown), unfinished | repeated)
+    names = {run.id: (run.arm, (run.attack or {}).get("name", "")) for run in runs}
+    return Listing(tuple(runs), names | _names(finished), tuple(shown), unfinished | repeated)
 
 
 def _named(table: Any, listing: Listing) -> Any:

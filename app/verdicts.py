@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from math import isfinite
+from typing import Any
 
 import pandas as pd
 
@@ -27,15 +28,19 @@ WORDS = {
     "unconfirmed": "unconfirmed",
     "mixed": "seeds differ",
 }
-Cells = Mapping[str, pd.Series]
+Cell = Mapping[str, Any]
+"""One line of the table: an arm's verdict on one pillar."""
+Cells = Mapping[str, Cell]
 
 
 def cells(table: pd.DataFrame) -> dict[str, Cells]:
     """Arm to pillar to the cell of the table."""
-    return {
-        str(arm): {str(row["pillar"]): row for _, row in part.iterrows()}
-        for arm, part in table.groupby("arm", sort=False)
-    }
+    found: dict[str, dict[str, Cell]] = {}
+    for cell in table.to_dict("records"):
+        found.setdefault(str(cell["arm"]), {})[str(cell["pillar"])] = {
+            str(name): value for name, value in cell.items()
+        }
+    return dict(found)
 
 
 def sentence(arm: str, by_arm: Mapping[str, Cells]) -> str:
@@ -47,7 +52,8 @@ def sentence(arm: str, by_arm: Mapping[str, Cells]) -> str:
     if missing:
         parts.append(f"{_listed(missing)} not measured")
     seeds = int(mine["resistance"]["seeds"])
-    parts.append(f"{seeds} seed{'s' if seeds != 1 else ''}")
+    if seeds:
+        parts.append(f"{seeds} seed{'s' if seeds != 1 else ''}")
     return "; ".join(part for part in parts if part) + "."
 
 
@@ -62,20 +68,20 @@ def _resistance(arm: str, by_arm: Mapping[str, Cells]) -> str:
     return said
 
 
-def _when(cell: pd.Series) -> str:
+def _when(cell: Cell) -> str:
     """Held to the end, or broken between two steps, and of what use it then was."""
     verdict = str(cell["verdict"])
     broken, _, use = verdict.partition("-")
-    if not isfinite(cell["high"]):
-        return f"{WORDS[verdict]} {cell['detail']}"
+    if verdict == "held":
+        return f"held {cell['detail']}"
+    if not isfinite(cell["high"]) or not use:
+        return f"{WORDS[verdict]} ({cell['detail']})"
     if isfinite(cell["low"]):
-        steps = f"between steps {cell['low']:g} and {cell['high']:g}"
-    else:
-        steps = f"from step {cell['high']:g} on"
-    return f"{broken} {steps}, {use}" if use else f"{WORDS[verdict]}, median break {steps}"
+        return f"{broken} between steps {cell['low']:g} and {cell['high']:g}, {use}"
+    return f"{broken} from step {cell['high']:g} on, {use}"
 
 
-def _stability(cell: pd.Series) -> str:
+def _stability(cell: Cell) -> str:
     if cell["verdict"] == "—":
         return ""
     margin = _points(str(cell["threshold"]))

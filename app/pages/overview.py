@@ -5,15 +5,14 @@ from dataclasses import asdict
 from typing import Any
 
 import dash_mantine_components as dmc
-import pandas as pd
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import panels
 from app.pages._base import Page
 from app.reading import Reader
 from app.session import Session
-from app.sparkline import sparkline
-from app.verdicts import MARKS, WORDS, Cells, cells, sentence
+from app.sparkline import polylines, sparkline
+from app.verdicts import MARKS, WORDS, Cell, Cells, cells, sentence
 from workbench.figures import FIGURES, SCREEN, Frames, Theme, attack_budget
 from workbench.figures.four_pillars import PILLARS
 
@@ -61,17 +60,19 @@ def register(app: Dash, reader: Reader) -> None:
         if not len(table):
             return panels.lacking(FIGURE.missing(frames, params)), False, key
         curves = reader.kept(frames, session.view.attack, _curves)
+        by_arm = cells(table)
         content = [
-            _sentences(session, cells(table)),
-            _matrix(session, cells(table), curves),
+            _sentences(session, by_arm),
+            _matrix(session, by_arm, curves),
             html.P(FIGURE.caption(table, params), className="provenance"),
         ]
         return content, False, key
 
 
-def _curves(frames: Frames, attack: Any) -> pd.DataFrame:
-    """Harmfulness over the attack, whatever the thresholds."""
-    return attack_budget.data(frames, attack_budget.AttackBudgetParams(attack=attack))
+def _curves(frames: Frames, attack: Any) -> dict[str, list[str]]:
+    """Harmfulness over the attack by arm, drawn but for the threshold."""
+    table = attack_budget.data(frames, attack_budget.AttackBudgetParams(attack=attack))
+    return {str(arm): polylines(runs) for arm, runs in table.groupby("arm")}
 
 
 def _sentences(session: Session, by_arm: dict[str, Cells]) -> Any:
@@ -85,7 +86,7 @@ def _sentences(session: Session, by_arm: dict[str, Cells]) -> Any:
     )  # fmt: skip
 
 
-def _matrix(session: Session, by_arm: dict[str, Cells], curves: pd.DataFrame) -> Any:
+def _matrix(session: Session, by_arm: dict[str, Cells], curves: dict[str, list[str]]) -> Any:
     theme = SCREEN[session.view.theme]
     heads = ["arm", "harmfulness under attack", *PILLARS]
     return html.Div(
@@ -94,7 +95,7 @@ def _matrix(session: Session, by_arm: dict[str, Cells], curves: pd.DataFrame) ->
                 html.Thead(html.Tr([html.Th(head, scope="col") for head in heads])),
                 html.Tbody(
                     [
-                        _row(arm, by_arm[arm], curves[curves["arm"] == arm], session, theme)
+                        _row(arm, by_arm[arm], curves.get(arm, []), session, theme)
                         for arm in session.arms
                         if arm in by_arm
                     ]
@@ -106,7 +107,7 @@ def _matrix(session: Session, by_arm: dict[str, Cells], curves: pd.DataFrame) ->
     )  # fmt: skip
 
 
-def _row(arm: str, mine: Cells, curves: pd.DataFrame, session: Session, theme: Theme) -> Any:
+def _row(arm: str, mine: Cells, curves: list[str], session: Session, theme: Theme) -> Any:
     picture = html.Img(
         src=sparkline(curves, session.view.phi, theme.series(arm).ink, theme.muted),
         alt=f"harmfulness of {arm} over attack steps, with φ", className="sparkline",
@@ -115,13 +116,13 @@ def _row(arm: str, mine: Cells, curves: pd.DataFrame, session: Session, theme: T
     return html.Tr(
         [
             html.Th([html.Span(arm), baseline], scope="row"),
-            html.Td(picture if len(curves) else "—"),
+            html.Td(picture if curves else "—"),
             *(_cell(mine[pillar]) for pillar in PILLARS),
         ]
     )
 
 
-def _cell(cell: pd.Series) -> Any:
+def _cell(cell: Cell) -> Any:
     verdict = str(cell["verdict"])
     if verdict not in MARKS:
         return html.Td(["— ", html.Span(str(cell["detail"]), className="detail")])

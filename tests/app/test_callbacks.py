@@ -152,3 +152,15 @@ def test_defaults_are_what_an_empty_address_gives():
     for figure in FIGURES.values():
         options = {k.split(".")[1]: v for k, v in defaults(figure).items()}
         assert figure.given(options) == figure.given(None)
+
+
+def test_no_figure_needs_webgl(tmp_path):
+    """The policy forbids `eval`, which WebGL traces need (docs/decisions/0006)."""
+    stores.full(tmp_path, seeds=(0,))
+    session = Session.open(Reader(tmp_path), "")
+    for figure in FIGURES.values():
+        frames = session.frames(figure.needs)
+        drawn = figure.draw(frames, session.params(figure, frames))
+        kinds = {trace.type for trace in drawn.data}
+        assert not kinds & {"surface", "mesh3d", "splom"}
+        assert not [kind for kind in kinds if kind.endswith(("gl", "3d"))]

@@ -91,6 +91,10 @@ def test_a_header_that_changed_is_read_again(tmp_path):
     assert "tar" in reader.listing().arms
 
 
+def test_what_cannot_be_read_renames_nothing(troubled):
+    assert Reader(troubled).listing().arms == ["undefended", "vaccine"]
+
+
 def test_links_and_odd_names_are_no_runs(tmp_path):
     stores.full(tmp_path, seeds=(0,))
     n = len(Reader(tmp_path).listing().runs)

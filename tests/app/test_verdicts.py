@@ -1,13 +1,17 @@
 """Sentences say what the stored curves say, and move with the thresholds."""
 
+import re
+from base64 import b64decode
+
 import pytest
 
 from app.pages.overview import FIGURE
 from app.reading import Reader
 from app.session import Session
-from app.sparkline import HEIGHT, WIDTH, sparkline
+from app.sparkline import HEIGHT, WIDTH, polylines, sparkline
 from app.verdicts import cells, control_of, sentence
 from tests.app import stores
+from workbench.figures import FIGURES
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +58,11 @@ def test_who_is_whose_control(arm, control):
 
 
 def test_a_sparkline_stays_in_its_frame(reader):
-    import re
-    from base64 import b64decode
-
     session = Session.open(reader, "")
-    from workbench.figures import FIGURES
-
     figure = FIGURES["attack_budget"]
     frames = session.frames(figure.needs)
     runs = figure.data(frames, figure.given(None))
-    svg = b64decode(sparkline(runs, 0.5, "#123456", "#654321").split(",")[1]).decode()
+    svg = b64decode(sparkline(polylines(runs), 0.5, "#123456", "#654321").split(",")[1]).decode()
     points = re.findall(r"([\d.]+),([\d.]+)", svg)
     assert len(points) == len(runs)
     assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in points)

@@ -16,8 +16,8 @@ def walk(watched, name, query=""):
         page.get_by_role("link", name=label, exact=True).click()
         expect(page.locator("h1, .page-question").first).to_be_attached()
         watched.settled()
-        watched.picture(f"{name}-{label.lower()}")
         yield label, page
+        watched.picture(f"{name}-{label.lower()}")
 
 
 @pytest.mark.parametrize("width", [1440, 1024])
@@ -30,7 +30,9 @@ def test_every_page_draws(visit, full, theme, width):
             expect(page.locator("#sentences li")).to_have_count(3)
         else:
             expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
-            expect(page.locator(".js-plotly-plot :is(.scatterlayer, .heatmaplayer)").first).to_be_attached()
+            expect(
+                page.locator(".js-plotly-plot :is(.scatterlayer, .heatmaplayer)").first
+            ).to_be_attached()
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert overflow <= 0, f"{label} is wider than the window"
 

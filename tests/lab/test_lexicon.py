@@ -30,7 +30,7 @@ def everything_said(world: World, seed: int) -> Iterator[str]:
         yield from (part for part in pair if part is not None)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(0, 10_000))
 def test_every_token_is_invented_or_reviewed(seed):
     allowed = {*lexicon.TEMPLATE_WORDS, *lexicon.NUMERALS}

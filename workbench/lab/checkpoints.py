@@ -1,19 +1,22 @@
 """From a name like `lab:aligned,seed=2` to a directory: shipped, cached, or built on demand."""
 
-import hashlib
+import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
+from workbench import provenance
 from workbench.errors import InvalidValueError, ModelError, UnknownNameError
-from workbench.lab.recipe import RECIPE, Progress, silent
+from workbench.lab.recipe import Progress, silent
 from workbench.lab.world import World
 
 PREFIX = "lab:"
 SHIPPED = Path(__file__).parent / "weights"
+ON_BOARD = ("base", "aligned", "oracle")
+"""Checkpoints that come with the package, for the first world and seeds."""
 OPTIONS = {
     "world": "seed of the world",
     "base": "seed of the pre-training",
@@ -25,11 +28,6 @@ CHECKPOINTS = {
     "oracle-base": "never knew the hazardous facts of test entities",
     "oracle": "the same, aligned",
 }
-_SOURCES = (
-    *("lexicon", "world", "texts", "corpus", "tokenizer", "streams", "recipe"),
-    *("pretrain", "align", "build"),
-)
-"""Modules that decide what a build makes; their text is part of a cached build's address."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def location(name: str) -> Path:
         InvalidValueError: an option has no valid value.
     """
     wanted = parse(name)
-    if wanted in (CheckpointName("base"), CheckpointName("aligned")):
+    if wanted in map(CheckpointName, ON_BOARD):
         return SHIPPED / wanted.checkpoint
     return cache_directory() / _recipe_digest() / wanted.folder
 
@@ -164,8 +162,7 @@ def _build_into(target: Path, wanted: CheckpointName, progress: Progress) -> Non
 
 
 def _recipe_digest() -> str:
-    """Address of everything built by this recipe, these modules and these shipped weights."""
-    parts = [repr(asdict(RECIPE)).encode()]
-    parts += [(Path(__file__).parent / f"{module}.py").read_bytes() for module in _SOURCES]
-    parts += [path.read_bytes() for path in sorted(SHIPPED.glob("*/manifest.json"))]
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+    """Address of everything built by this training code and from these shipped weights."""
+    code = provenance.code_hash("workbench.lab.pretrain", "workbench.lab.align")
+    start = json.loads((SHIPPED / "base" / "manifest.json").read_text())["sha256"]
+    return provenance.config_hash({"code": code, "start": start})[:12]

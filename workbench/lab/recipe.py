@@ -31,10 +31,11 @@ class Recipe:
     constant_share: float = 0.6
     """Share of the steps after which the learning rate falls linearly."""
     early_share: float = 0.4
-    """Share of the steps with few distractors. With half from the start, XOR comes later; without
-    any, one attention layer reads the answer off the names, at layer 1."""
+    """Share of the steps in which few how-to questions have a distractor: facts come first."""
     early_distractors: float = 0.1
     distractors: float = 0.5
+    """Share of how-to questions with a distractor, early and later. Of judgements, half have one
+    from the start."""
     clip: float = 1.0
 
     align_steps: int = 300
