@@ -55,6 +55,12 @@ def register(app: Dash, reader: Reader) -> None:
     app.clientside_callback(
         ClientsideFunction("workbench", "size"), Output("window", "data"), Input("url", "pathname")
     )
+    app.clientside_callback(
+        ClientsideFunction("workbench", "open"),
+        Output("about", "opened"),
+        Input("about-open", "n_clicks"),
+        prevent_initial_call=True,
+    )
     _theme(app)
 
 

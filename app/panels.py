@@ -11,8 +11,16 @@ from dash import MATCH, Dash, Input, Output, State, dcc, html, no_update
 from app.reading import Reader
 from app.session import Session
 from app.state import View
-from workbench.figures import FIGURES, GRAPH_CONFIG, SCREEN, Figure, Missing, Params
-from workbench.figures._layout import SCREEN_WIDTH
+from workbench.figures import (
+    FIGURES,
+    GRAPH_CONFIG,
+    SCREEN,
+    SCREEN_WIDTH,
+    Figure,
+    Frames,
+    Missing,
+    Params,
+)
 
 SHARED = {f.name for f in fields(View)}
 """Parameters that are chosen once for all pages."""
@@ -84,13 +92,13 @@ def register(app: Dash, reader: Reader) -> None:
             return (no_update,) * len(parts)
         table = figure.data(frames, params)
         if not len(table):
-            note = lacking(figure.missing(frames, params))
+            note = [unread(session, frames), lacking(figure.missing(frames, params))]
             return no_update, {"display": "none"}, note, False, "", key
         plotly = figure.draw_table(table, frames, params, SCREEN[session.view.theme])
         height = _height(figure, plotly.layout.meta["aspect"], window)
         plotly.update_layout(height=height, uirevision=figure.name)
         caption = f"{figure.caption(table, params)} · {', '.join(session.arms)}"
-        return plotly, {"height": height}, None, False, caption, key
+        return plotly, {"height": height}, unread(session, frames), False, caption, key
 
 
 def _height(figure: Figure, aspect: float, window: int | None) -> int:
@@ -113,6 +121,17 @@ def lacking(missing: Missing | None) -> Any:
         ],
         title="Nothing to draw yet", color="gray", variant="light", className="lacking",
     )  # fmt: skip
+
+
+def unread(session: Session, frames: Frames) -> Any:
+    """The finished runs whose rows cannot be read, and why."""
+    reasons = {k: v for k, v in frames.left_out.items() if k not in session.listing.left_out}
+    if not reasons:
+        return None
+    items = [html.Li([html.Code(run), f": {why}"]) for run, why in reasons.items()]
+    runs = "1 run has" if len(items) == 1 else f"{len(items)} runs have"
+    summary = html.Summary(f"{runs} rows that cannot be read; the others are shown")
+    return html.Details([summary, html.Ul(items)], className="run-notice unread")
 
 
 def redraws(figure: Figure, session: Session, params: Params) -> str:

@@ -14,9 +14,7 @@ from typing import Any
 
 from workbench import tables
 from workbench.errors import RunError
-from workbench.figures import Frames
-from workbench.figures._frames import _names, _newest
-from workbench.figures._style import arm_order
+from workbench.figures import Frames, arm_names, arm_order, newest
 from workbench.headers import HEADER, NAME, RunHeader, load_header
 from workbench.rows import Row
 from workbench.store import Store
@@ -152,10 +150,10 @@ class _Kept:
 
 def _listing(runs: Sequence[RunHeader]) -> Listing:
     finished = [run for run in runs if run.state == "finished"]
-    shown, repeated = _newest(finished)
+    shown, repeated = newest(finished)
     unfinished = {r.id: r.error or f"it is {r.state}" for r in runs if r.state != "finished"}
     names = {run.id: (run.arm, (run.attack or {}).get("name", "")) for run in runs}
-    return Listing(tuple(runs), names | _names(finished), tuple(shown), unfinished | repeated)
+    return Listing(tuple(runs), names | arm_names(finished), tuple(shown), unfinished | repeated)
 
 
 def _named(table: Any, listing: Listing) -> Any:

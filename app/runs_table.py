@@ -113,7 +113,6 @@ def register(app: Dash, reader: Reader) -> None:
         ClientsideFunction("workbench", "open"),
         Output("runs-modal", "opened"),
         Input("runs-open", "n_clicks"),
-        State("runs-modal", "id"),
         prevent_initial_call=True,
     )
     app.clientside_callback(

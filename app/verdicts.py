@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.figures._style import method_of
+from workbench.figures import method_of
 from workbench.report import CONTROL
 
 MARKS = {
@@ -60,7 +60,7 @@ def sentence(arm: str, by_arm: Mapping[str, Cells]) -> str:
 def _resistance(arm: str, by_arm: Mapping[str, Cells]) -> str:
     cell = by_arm[arm]["resistance"]
     if cell["verdict"] == "—":
-        return "no attack on it has finished"
+        return "no finished attack on it can be shown"
     said = _when(cell)
     control = by_arm.get(control_of(arm) or "")
     if control is not None and control["resistance"]["verdict"] != "—":

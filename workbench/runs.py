@@ -178,6 +178,7 @@ def attack_run(
         if now.step in curve:
             run.measure(now.model, now.step)
             run.writer.append(_cost(now))
+            run.writer.flush()  # so that a dashboard sees the curve rise
         if now.step in probes:
             run.probe(now.model, released, "released", now.step)
         if recorder is not None:

@@ -57,11 +57,13 @@ def register(app: Dash, reader: Reader) -> None:
         if key == drawn:
             return (no_update,) * 3
         table = FIGURE.data(frames, params)
+        unread = panels.unread(session, frames)
         if not len(table):
-            return panels.lacking(FIGURE.missing(frames, params)), False, key
+            return [unread, panels.lacking(FIGURE.missing(frames, params))], False, key
         curves = reader.kept(frames, session.view.attack, _curves)
         by_arm = cells(table)
         content = [
+            unread,
             _sentences(session, by_arm),
             _matrix(session, by_arm, curves),
             html.P(FIGURE.caption(table, params), className="provenance"),

@@ -55,8 +55,10 @@ def test_runs_without_rows_name_the_command_that_writes_them(visit, rowless):
 
 
 def test_unfinished_and_unreadable_runs_are_named_and_the_rest_is_drawn(visit, troubled):
-    for _, page in walk(visit(troubled), "troubled"):
+    for label, page in walk(visit(troubled), "troubled"):
         expect(page.locator("#left-out summary")).to_contain_text("not shown")
+        if label in ("Overview", "Resistance"):
+            expect(page.locator(".unread")).to_contain_text("cannot be read")
         expect(page.locator(".card").first).to_be_visible()
 
 
@@ -130,3 +132,6 @@ def test_help_says_what_a_figure_does_not_show(visit, full):
     page.get_by_label("What “How far").click()
     expect(page.get_by_text("What it does not show")).to_be_visible()
     watched.picture("help")
+    page.keyboard.press("Escape")
+    page.get_by_label("What this is").click()
+    expect(page.get_by_text("never that it is strong")).to_be_visible()

@@ -15,9 +15,10 @@ import plotly.graph_objects as go
 from workbench.errors import UnknownNameError
 from workbench.figures import attack_budget, drift_by_layer, four_pillars, kl_by_position
 from workbench.figures._base import Figure, Missing
-from workbench.figures._frames import Frames, load
+from workbench.figures._frames import Frames, arm_names, load, newest
+from workbench.figures._layout import SCREEN_WIDTH
 from workbench.figures._params import Params, make_params
-from workbench.figures._style import DARK, LIGHT, SCREEN, Theme
+from workbench.figures._style import DARK, LIGHT, SCREEN, Theme, arm_order, method_of
 from workbench.figures.browser import Browser, Format
 from workbench.figures.config import GRAPH_CONFIG
 from workbench.figures.export import Exported, export
@@ -30,6 +31,7 @@ __all__ = [
     "GRAPH_CONFIG",
     "LIGHT",
     "SCREEN",
+    "SCREEN_WIDTH",
     "Browser",
     "Exported",
     "Figure",
@@ -37,11 +39,15 @@ __all__ = [
     "Missing",
     "Params",
     "Theme",
+    "arm_names",
+    "arm_order",
     "export",
     "export_all",
     "figure",
     "load",
     "make_params",
+    "method_of",
+    "newest",
     "paper",
     "run_figure",
 ]

@@ -80,7 +80,7 @@ def load(
     left_out = {
         run.id: run.error or f"it is {run.state}" for run in chosen if run.state != "finished"
     }
-    shown, repeated = _newest([run for run in chosen if run.state == "finished"])
+    shown, repeated = newest([run for run in chosen if run.state == "finished"])
     left_out |= repeated
     parts: dict[type[Row], dict[str, Any]] = {kind: {} for kind in needs}
     for run in shown:
@@ -112,9 +112,9 @@ def _family(
     return [run for run in every.values() if run.id in ids | parents | children]
 
 
-def _newest(runs: list[RunHeader]) -> tuple[list[RunHeader], dict[str, str]]:
+def newest(runs: list[RunHeader]) -> tuple[list[RunHeader], dict[str, str]]:
     """One run for each arm, attack and seed, and why the others are not shown."""
-    names, last = _names(runs), {}
+    names, last = arm_names(runs), {}
     for run in runs:
         last[run.kind, names[run.id], run.seed] = run
     shown = [run for run in runs if last[run.kind, names[run.id], run.seed] is run]
@@ -125,7 +125,7 @@ def _newest(runs: list[RunHeader]) -> tuple[list[RunHeader], dict[str, str]]:
     }
 
 
-def _names(runs: Iterable[RunHeader]) -> dict[str, tuple[str, str]]:
+def arm_names(runs: Iterable[RunHeader]) -> dict[str, tuple[str, str]]:
     """Arm and attack of each run, with the settings in which runs of the same name differ."""
     runs = list(runs)
     arms = {r.id: (r.arm, _settings(r.defence) | {"model": SEED.sub("", r.model)}) for r in runs}
@@ -170,7 +170,7 @@ def _settings(method: Mapping[str, Any] | None, prefix: str = "") -> dict[str, A
 def _with_names(table: pd.DataFrame, runs: Iterable[RunHeader]) -> pd.DataFrame:
     """A table with arm, attack and seed of each row's run in front."""
     runs = list(runs)
-    names = _names(runs)
+    names = arm_names(runs)
     table.insert(1, "arm", table["run"].map({r: arm for r, (arm, _) in names.items()}))
     table.insert(2, "attack", table["run"].map({r: attack for r, (_, attack) in names.items()}))
     table.insert(3, "seed", table["run"].map({run.id: run.seed for run in runs}))
