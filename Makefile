@@ -53,7 +53,7 @@ view: .venv-view/.installed
 	@echo "The torch-free environment is in .venv-view: $(VIEW)/python -m app STORE"
 
 view-test: .venv-view/.installed-test
-	$(VIEW)/python -m pytest -o addopts="" -q tests/app tests/figures -m "not slow" -p no:cacheprovider
+	$(VIEW)/python -m pytest -o addopts="" -q tests/app tests/figures tests/browser -m "not slow" -p no:cacheprovider
 
 clean:
 	rm -rf .venv .venv-view runs build dist
@@ -77,5 +77,5 @@ clean:
 	touch $@
 
 .venv-view/.installed-test: .venv-view/.installed
-	$(VIEW)/pip install -q -c constraints.txt pytest hypothesis beartype playwright
+	$(VIEW)/pip install -q -c constraints.txt pytest pytest-timeout hypothesis beartype playwright
 	touch $@

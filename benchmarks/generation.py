@@ -88,7 +88,7 @@ BENCHES = (
                 "place was slower (1.00 to 1.04 of transformers), because attention then reads "
                 "strided views. Where answers stop early, as in real use, rows leave the batch "
                 "(`with_stop_token`); and with glibc's default allocator, where growing a cache "
-                "page-faults, the two read 0.92 and 0.82.",
+                "page-faults, the two read 0.90 and 0.81.",
             ),
         ),
         decoding,

@@ -86,7 +86,7 @@ def goal(row: Row) -> str:
 
 def beside(row: Row) -> str:
     """Unit of what `ours` and `peer` are, and who the peer is."""
-    return f"{row.sides} ({row.peer})" if row.peer else ""
+    return f"{row.sides} ({row.peer})" if row.peer else "(no peer)"
 
 
 def shown(value: float | None) -> str:

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -16,7 +15,7 @@ from benchmarks.models import QUICK, USUAL, batch, llama
 from benchmarks.table import Bench, Row
 from workbench.activations import HookedLM
 from workbench.adapters import with_lora
-from workbench.data import Batch, Streams, encode
+from workbench.data import Batch, Example, Stream, Streams, encode
 from workbench.defences import Vaccine
 from workbench.demo import lab_alignment
 from workbench.domains import streams
@@ -30,9 +29,9 @@ ENDLESS = 10**9
 EVERY, PANEL = 10, 64
 
 
-@dataclass(frozen=True)
-class SameBatch:
-    """A stream that gives one batch again and again."""
+@dataclass(frozen=True, kw_only=True)
+class SameBatch(Stream):
+    """A stream that gives one batch of tokens again and again."""
 
     x: Batch
 
@@ -41,7 +40,13 @@ class SameBatch:
         return self.x
 
 
-def steps(model: nn.Module, drawn: Any, defence: Vaccine, fit: Fit) -> Iterator[Step]:
+def same(name: str, x: Batch) -> Streams:
+    """A stream by this name; what a stream of text would need is not read."""
+    text = [Example(x.examples[0], None, "")]
+    return {name: SameBatch(name=name, examples=text, tokenizer=None, batch_size=len(x), x=x)}
+
+
+def steps(model: nn.Module, drawn: Streams, defence: Vaccine, fit: Fit) -> Iterator[Step]:
     """The shared loop, one step at a time."""
     lm = HookedLM(model)
     return train(model, drawn, lambda parts, context: defence.backward(lm, parts, context), fit)
@@ -50,13 +55,13 @@ def steps(model: nn.Module, drawn: Any, defence: Vaccine, fit: Fit) -> Iterator[
 def vaccine_step(quick: bool, *, lora_rank: int = 0) -> list[Figure]:
     """A step of Vaccine beside one of its matched control, which is supervised fine-tuning."""
     shape = QUICK if quick else USUAL
-    defence, x = Vaccine(rho=2.0), {"align": SameBatch(batch(shape))}
+    defence, drawn = Vaccine(rho=2.0), same("align", batch(shape))
     loops = []
     for method in (defence, defence.matched_control()):
         model: nn.Module = llama(shape)
         if lora_rank:
             model = with_lora(model, rank=lora_rank)
-        loops.append(steps(model, x, method, Fit(steps=ENDLESS, lr=1e-5, schedule="constant")))
+        loops.append(steps(model, drawn, method, Fit(steps=ENDLESS, lr=1e-5, schedule="constant")))
     times = interleaved(*[lambda s=s: next(s) for s in loops], rounds=3 if quick else 60)
     how = shape.configuration() | {"lora_rank": lora_rank, "optimiser": "adamw"}
     return [times.figure(how, limit_value=4 / 2 if lora_rank else 5 / 3)]
