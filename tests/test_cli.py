@@ -17,7 +17,7 @@ from workbench.commands import methods
 from workbench.errors import WorkbenchError
 from workbench.pillars import Thresholds
 from workbench.provenance import ROOT
-from workbench.store import Store
+from workbench.store import RunHeader, Store
 
 COMMANDS = ["demo", "immunise", "attack", "study", "probe", "lab", "list", "doctor"]
 METHODS = [
@@ -176,6 +176,7 @@ class Outcome:
     store: Store
     runs: tuple = ()
     failed: dict = field(default_factory=dict)
+    stale: tuple = ()
 
 
 @pytest.fixture
@@ -344,3 +345,10 @@ def test_one_thread_unless_told_otherwise(single, monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "3"
     with pytest.raises(SystemExit):
         cli.main(["attack", "sft", "--threads", "none"])
+
+
+def test_runs_of_other_code_are_named(conducted, tmp_path, capsys, monkeypatch):
+    old = Outcome(Store(tmp_path), stale=(RunHeader(id="vaccine-s0-old", kind="immunise"),))
+    monkeypatch.setattr(sys.modules["workbench.demo"], "run_demo", lambda *_: old)
+    assert cli.main(["demo", "--store", str(tmp_path)]) == 0
+    assert "Stale, made by other code and left out: vaccine-s0-old" in capsys.readouterr().out

@@ -18,6 +18,7 @@ from workbench.attacks import ATTACKS, Attack
 from workbench.defences import DEFENCES, Defence
 from workbench.domains import Domain
 from workbench.errors import InvalidValueError, UnknownNameError
+from workbench.file_domain import FileDomain
 from workbench.lab.checkpoints import CheckpointName, parse, world_of
 from workbench.lab.domain import LabDomain
 from workbench.measures import Measures
@@ -104,8 +105,6 @@ def open_domain(data: str, model: str = "lab") -> Domain:
     """The domain a name or a folder stands for; a lab domain is of the model's world."""
     if data == "lab":
         return LabDomain(world_of(model if model.startswith("lab:") else "lab:base"))
-    from workbench.file_domain import FileDomain  # datasets takes a while to import
-
     return FileDomain.open(data)
 
 

@@ -38,6 +38,9 @@ class Judged(Command):
         limits = Thresholds(**{name: x for name, x in given.items() if x is not None})
         show(outcome.store, outcome.runs, limits, console)
         console.print(f"Run folders: {outcome.store.root}", highlight=False)
+        if outcome.stale:
+            old = ", ".join(run.id for run in outcome.stale)
+            console.print(f"Stale, made by other code and left out: {old}", highlight=False)
         for name, reason in outcome.failed.items():
             console.print(f"{name} failed: {reason}", style="red", highlight=False, markup=False)
         return 1 if outcome.failed else 0
