@@ -1,5 +1,6 @@
 """The store: what goes in comes out, and nothing that happens to a writer can confuse a reader."""
 
+import errno
 import json
 import os
 import random
@@ -568,6 +569,21 @@ def test_a_read_only_store(tmp_path):
     for attempt in (lambda: store.begin(header()), store.lock().__enter__):
         with pytest.raises(RunError, match="make the folder writable"):
             attempt()
+
+
+def test_a_read_only_file_system(tmp_path, monkeypatch):
+    """The same for root, whom folder permissions do not stop."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    store = Store(tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        for attempt in (lambda: store.begin(header()), store.lock().__enter__):
+            with pytest.raises(RunError, match="Read-only file system"):
+                attempt()
+    assert store.find(state="finished") == []
 
 
 def test_a_store_that_cannot_be_made(tmp_path):
