@@ -18,7 +18,7 @@ from workbench.errors import InvalidValueError, RunError, TrainingError
 from workbench.losses import cross_entropy
 from workbench.optimisation import OPTIMISERS, Fit
 from workbench.resume import Checkpoint
-from workbench.training import fit, flops_per_token, train
+from workbench.training import Mean, fit, flops_per_token, train
 
 FIT = Fit(steps=6, lr=1e-2, batch_size=4, warmup=2)
 
@@ -34,7 +34,7 @@ def objective(model):
     def loss(part):
         return {"align": cross_entropy(lm(part["align"]).logits, part["align"])}
 
-    return lambda batches, context: context.minimise(loss, batches, {"align": "align"})
+    return lambda batches, context: context.minimise(loss, batches, {"align": Mean("align")})
 
 
 def trained(config=FIT, seed=0, model=None, checkpoint=None, **kw):
@@ -239,3 +239,32 @@ def test_a_frozen_model_is_refused():
     model = tiny.llama().requires_grad_(False)
     with pytest.raises(InvalidValueError, match="nothing to train"):
         next(train(model, stream(), objective(model), FIT))
+
+
+def test_what_a_method_remembers_survives_a_checkpoint(tmp_path):
+    """Interrupted after a save, the method goes on with what it had kept by then."""
+
+    def remembering(model, seen):
+        lm = HookedLM(model, check=False)
+
+        def objective(batches, context):
+            context.memory["steps"] = [*context.memory.get("steps", []), float(context.step)]
+            seen.append(list(context.memory["steps"]))
+            return context.minimise(
+                lambda part: {"align": cross_entropy(lm(part["align"]).logits, part["align"])},
+                batches,
+                {"align": Mean("align")},
+            )
+
+        return objective
+
+    seen: list[list[float]] = []
+    model, keep = tiny.llama(), Checkpoint(tmp_path / "checkpoint", "x", every=2)
+    steps = train(model, stream(), remembering(model, seen), FIT, checkpoint=keep)
+    for _ in range(3):
+        next(steps)
+    again = tiny.llama()
+    seen.clear()
+    fit(again, stream(), remembering(again, seen), FIT, checkpoint=keep)
+    assert seen[0] == [0.0, 1.0, 2.0]
+    assert seen[-1] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]

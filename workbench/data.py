@@ -20,7 +20,8 @@ from workbench.errors import InvalidValueError, MissingStreamError, ModelError
 STREAMS = {
     "align": "harmful prompt, refusal",
     "harmful": "harmful prompt, compliance",
-    "retain": "general text whose behaviour must not change",
+    "refusal": "the harmful prompts again, refused",
+    "retain": "text whose behaviour must not change: general, and refusals of an aligned model",
     "benign": "a downstream task that fine-tuning should still be able to teach",
     "ref": "what capability is measured on",
 }
@@ -199,6 +200,8 @@ class Stream:
     batch_size: int
     seed: int = 0
     max_length: int | None = None
+    like: str = ""
+    """Name of a stream to keep step with: example i of both comes at the same time."""
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -231,7 +234,7 @@ class Stream:
     def _order(self, epoch: int) -> list[int]:
         if epoch not in self._orders:
             order = list(range(len(self.examples)))
-            generator("stream", self.name, self.seed, epoch).shuffle(order)
+            generator("stream", self.like or self.name, self.seed, epoch).shuffle(order)
             self._orders[epoch] = order
         return self._orders[epoch]
 

@@ -47,6 +47,8 @@ class Fit:
     """Global gradient norm is clipped to this; None leaves it."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes forward passes under autocast; weights and optimiser stay as loaded."""
+    gradient_checkpointing: bool = False
+    """Recompute every block in backward instead of keeping its activations."""
 
     def __post_init__(self) -> None:
         checks = {

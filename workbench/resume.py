@@ -1,13 +1,13 @@
 """What training needs to go on after a kill: weights, optimiser, randomness, history. No pickle.
 
 A checkpoint is a folder, replaced in one rename: `state.safetensors` (trainable parameters,
-optimiser moments, random states) and `state.json` (fingerprint, history).
+optimiser moments, random states) and `state.json` (fingerprint, history, the method's memory).
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,6 +83,7 @@ class Checkpoint:
         optimiser: torch.optim.Optimizer,
         randomness: Randomness,
         history: Sequence[Any],
+        memory: Mapping[str, list[float]] | None = None,
     ) -> None:
         """Save; a kill at any moment leaves the previous checkpoint or the new one."""
         tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(parameters)}
@@ -102,6 +103,7 @@ class Checkpoint:
             "fingerprint": self.fingerprint,
             "optimiser": plain,
             "history": [asdict(x) for x in history],
+            "memory": dict(memory or {}),
         }
         (fresh / "state.json").write_text(json.dumps(state))
         for name in ("state.safetensors", "state.json"):
@@ -115,6 +117,7 @@ class Checkpoint:
         parameters: Sequence[nn.Parameter],
         optimiser: torch.optim.Optimizer,
         randomness: Randomness,
+        memory: dict[str, list[float]] | None = None,
     ) -> list[dict]:
         """Load what was saved, in place; returns the history, empty if nothing was saved.
 
@@ -142,6 +145,8 @@ class Checkpoint:
         randomness.load(
             {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         )
+        if memory is not None:
+            memory |= state["memory"]
         return state["history"]
 
     def _newest(self) -> Path | None:

@@ -9,21 +9,22 @@ when a number is no longer finite.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from time import perf_counter
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
+from workbench.accumulation import Context, Losses, Mean, largest
 from workbench.data import Batch, Streams, generator
 from workbench.errors import InvalidValueError, TrainingError
+from workbench.memory_limit import within_memory
 from workbench.optimisation import Fit
 from workbench.resume import Checkpoint, Randomness
 
-Losses = dict[str, Tensor]
-"""Named terms of an objective, each a scalar mean over what it scores."""
-LossFunction = Callable[[Mapping[str, Batch]], Losses]
+__all__ = ["Callback", "Context", "Losses", "Mean", "Objective", "Spent", "Step", "fit", "train"]
 
 
 @dataclass(frozen=True)
@@ -48,44 +49,10 @@ class Step:
     grad_norm: float
     """Global norm before clipping."""
     spent: Spent
+    micro_batch: int = 0
+    """Most examples of a stream in one forward pass; falls when memory runs out."""
     restored: bool = False
     """Taken before an interruption: the model given beside it is not of this step."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the loop tells an objective about the step being taken."""
-
-    step: int
-    """Steps taken before this one."""
-    steps: int
-    generator: torch.Generator
-    """The method's own randomness."""
-    accelerator: Accelerator
-    micro_batch: int | None = None
-
-    @property
-    def progress(self) -> float:
-        """Share of the training that lies behind, in [0, 1)."""
-        return self.step / self.steps
-
-    def minimise(
-        self, loss: LossFunction, batches: Mapping[str, Batch], scores: Mapping[str, str]
-    ) -> Losses:
-        """Backward through `loss`, micro-batch by micro-batch, as if the batch were one.
-
-        Each term is a mean over the response tokens of one stream (`scores`: term to stream), so a
-        micro-batch counts by its share of that stream's tokens, over all processes.
-        """
-        whole = {name: batch.response_mask.sum() for name, batch in batches.items()}
-        totals: Losses = {}
-        for part in _parts(batches, self.micro_batch, self.accelerator):
-            share = {name: part[name].response_mask.sum() / whole[name] for name in part}
-            terms = {term: value * share[scores[term]] for term, value in loss(part).items()}
-            self.accelerator.backward(torch.stack([*terms.values()]).sum())
-            for term, value in terms.items():
-                totals[term] = totals.get(term, 0) + value.detach()
-        return {term: self.accelerator.reduce(value, "sum") for term, value in totals.items()}
 
 
 Objective = Callable[[Mapping[str, Batch], Context], Losses]
@@ -100,14 +67,18 @@ def train(
     *,
     seed: int = 0,
     checkpoint: Checkpoint | None = None,
+    coupled: bool = False,
 ) -> Iterator[Step]:
     """Train in place, one `Step` at a time; whoever iterates may measure the model in between.
 
     The loop draws from its own random state, so measuring between steps changes nothing. With a
     `checkpoint`, steps taken before an interruption are yielded from its history, not taken again.
+    When memory runs out, the step is taken again in smaller micro-batches, which add up to the same
+    step unless the objective is `coupled`: unless it depends on how the batch is split.
 
     Raises:
-        TrainingError: a loss term or the gradient is not finite; the step is not taken.
+        TrainingError: a loss term or the gradient is not finite, or memory ran out and smaller
+            micro-batches would be another objective; the step is not taken.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -116,18 +87,28 @@ def train(
     optimiser = config.optimiser_for(parameters)
     randomness = Randomness(generator("train", seed).getrandbits(63), parameters[0].device)
     history: list[Step] = []
+    memory: dict[str, list[float]] = {}
     if checkpoint is not None:
-        history = [_step_from(x) for x in checkpoint.restore(parameters, optimiser, randomness)]
+        taken = checkpoint.restore(parameters, optimiser, randomness, memory)
+        history = [_step_from(x) for x in taken]
         yield from history
     spent = history[-1].spent if history else Spent()
-    flops = flops_per_token(model)
+    flops, size = flops_per_token(model), config.micro_batch
+
+    def gradients(batches: Mapping[str, Batch], context: Context) -> Losses:
+        with randomness.active(), autocast(config.precision, parameters[0].device):
+            return objective(batches, context)
+
     for step in range(len(history), config.steps):
         started = perf_counter()
         batches = {name: s.batch(step).to(parameters[0].device) for name, s in streams.items()}
-        context = Context(step, config.steps, randomness.generator, accelerator, config.micro_batch)
+        rows = -(-largest(batches) // accelerator.num_processes)
+        context = Context(step, config.steps, randomness.generator, accelerator, size, memory)
         model.train()
-        with randomness.active(), autocast(config.precision, parameters[0].device):
-            losses = objective(batches, context)
+        losses, size = within_memory(
+            partial(gradients, batches), context, rows, randomness, parameters,
+            coupled=coupled,
+        )  # fmt: skip
         values = {term: float(value) for term, value in losses.items()}
         norm = _gradient_norm(parameters, accelerator, config.clip)
         _refuse_non_finite(values | {"gradient norm": norm}, step, config.lr_at(step))
@@ -136,10 +117,12 @@ def train(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         spent = _spend(spent, batches, flops, perf_counter() - started)
-        done = Step(step + 1, values, config.lr_at(step), norm, spent)
+        done = Step(step + 1, values, config.lr_at(step), norm, spent, size or rows)
         history.append(done)
         if checkpoint is not None and checkpoint.due(step + 1, config.steps):
-            checkpoint.write(parameters, optimiser, randomness, history)
+            if accelerator.is_main_process:
+                checkpoint.write(parameters, optimiser, randomness, history, memory)
+            accelerator.wait_for_everyone()
         yield done
     model.eval()
 
@@ -153,10 +136,14 @@ def fit(
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
     checkpoint: Checkpoint | None = None,
+    coupled: bool = False,
 ) -> list[Step]:
     """Train to the end, calling every callback after each step; returns the history."""
     history = []
-    for step in train(model, streams, objective, config, seed=seed, checkpoint=checkpoint):
+    loop = train(
+        model, streams, objective, config, seed=seed, checkpoint=checkpoint, coupled=coupled
+    )
+    for step in loop:
         history.append(step)
         for callback in callbacks:
             callback(step, model)
@@ -190,36 +177,16 @@ def flops_per_token(model: nn.Module) -> float:
     return 4.0 * total + 2.0 * trained
 
 
-def _parts(
-    batches: Mapping[str, Batch], size: int | None, accelerator: Accelerator
-) -> Iterator[dict[str, Batch]]:
-    """This process's share of every stream, in equally many micro-batches of each."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    largest = max(len(b) for b in batches.values())
-    per_rank = -(-largest // world)
-    count = world * (1 if size is None else -(-per_rank // size))
-    short = [name for name, b in batches.items() if len(b) < count]
-    if short:
-        raise InvalidValueError(
-            f"stream {short[0]!r} has {len(batches[short[0]])} rows a step, too few for {count} "
-            "micro-batches. Use a larger micro_batch or fewer processes."
-        )
-    for i in range(rank, count, world):
-        yield {name: _slice(b, i, count) for name, b in batches.items()}
-
-
-def _slice(batch: Batch, index: int, count: int) -> Batch:
-    if count == 1:
-        return batch
-    return batch.rows(range(index * len(batch) // count, (index + 1) * len(batch) // count))
-
-
 def _gradient_norm(
     parameters: list[nn.Parameter], accelerator: Accelerator, clip: float | None
 ) -> float:
     if accelerator.num_processes > 1:
-        for p in parameters:
-            p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
+        mine = torch.tensor([float(p.grad is not None) for p in parameters])
+        owners = accelerator.reduce(mine.to(parameters[0].device), "sum").tolist()
+        for p, owned in zip(parameters, owners, strict=True):
+            if owned:  # without a gradient anywhere it is frozen: of a zero, AdamW would decay it
+                grad = torch.zeros_like(p) if p.grad is None else p.grad
+                p.grad = accelerator.reduce(grad, "sum")
     limit = float("inf") if clip is None else clip
     return float(nn.utils.clip_grad_norm_(parameters, limit))
 

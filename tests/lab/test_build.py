@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from workbench.accumulation import Mean
 from workbench.data import Stream
 from workbench.errors import TrainingError
 from workbench.lab import build, gate
@@ -108,7 +109,7 @@ def attacked(name: str, world: World):
         def loss(b):
             return {"sft": cross_entropy(model(b["harmful"].input_ids).logits, b["harmful"])}
 
-        return context.minimise(loss, batches, {"sft": "harmful"})
+        return context.minimise(loss, batches, {"sft": Mean("harmful")})
 
     config = Fit(steps=64, lr=1e-4, batch_size=16, schedule="constant", warmup=0)
     fit(model, {"harmful": stream}, objective, config)

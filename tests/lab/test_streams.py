@@ -63,6 +63,26 @@ def test_align_is_half_refusals_and_half_benign_replay():
             assert not WORLD.request(x.id).hazard
 
 
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("opener", [None, texts.DEFAULT_OPENER])
+def test_refusal_is_the_other_answer_to_the_prompts_of_harmful(split, opener):
+    drawn = {
+        stream: examples(WORLD, stream, split=split, n=90, seed=3, opener=opener)
+        for stream in ("harmful", "refusal")
+    }
+    for harmful, refused in zip(*drawn.values(), strict=True):
+        assert (harmful.id, harmful.prompt) == (refused.id, refused.prompt)
+        assert refused.response in texts.refusals()
+    assert len({x.response for x in drawn["refusal"]}) > 3
+
+
+def test_retain_is_a_third_refusals_and_the_rest_benign():
+    drawn = examples(WORLD, "retain", split="defend", domain="all", n=600)
+    refused = [x for x in drawn if x.response in texts.refusals()]
+    assert len(refused) == 200
+    assert all(WORLD.request(x.id).hazard for x in refused)
+
+
 def test_benign_is_the_listing_task():
     for x in examples(WORLD, "benign", split="attack", n=20):
         request = WORLD.request(x.id.removeprefix("listing:"))

@@ -6,14 +6,17 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from workbench.activations import names, recompute
 from workbench.activations.contexts import Activations, Edit, Edits, Select
 from workbench.activations.engine import EDITS, RECORDINGS, opened
+from workbench.activations.shortened import shortened
 from workbench.activations.sites import anatomy, find_sites
 from workbench.activations.wiring import broken_sites
 from workbench.data import Batch
+from workbench.errors import InvalidValueError
 
 
 class HookedLM:
@@ -73,6 +76,44 @@ class HookedLM:
         kwargs.setdefault("use_cache", False)
         mask = batch.attention_mask.long()
         return self.model(input_ids=batch.input_ids, attention_mask=mask, **kwargs)
+
+    def stream(
+        self, batch: Batch, blocks: int | None = None, **kwargs: Any
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """One forward pass without the head, and if wanted without the upper blocks.
+
+        Sites fire and edits act as in a full pass, to the last bit; those that are left out do not
+        fire. Adapters inside the blocks (LoRA) take part, prompts that PEFT would prepend do not.
+
+        Args:
+            batch: what to read.
+            blocks: run only so many blocks, from the first, and no final norm; None for all of
+                them and the final norm.
+            kwargs: further arguments of the decoder; `position_ids` where it takes them.
+
+        Returns:
+            What the last of them gave.
+
+        Raises:
+            InvalidValueError: fewer than one block, or more than there are.
+            ModelError: the model does not keep its blocks in one list.
+        """
+        if blocks is not None and not 1 <= blocks <= self.n_layers:
+            raise InvalidValueError(
+                f"this model has {self.n_layers} blocks, so it can run the first 1 to "
+                f"{self.n_layers} of them, not {blocks}."
+            )
+        decoder = self.parts.base.get_decoder()
+        if blocks is not None:
+            decoder = shortened(decoder, self.parts.blocks, blocks, self.parts.final_norm)
+        batch = batch.to(self.parts.device)
+        if self._takes_positions:
+            kwargs.setdefault("position_ids", batch.position_ids)
+        else:
+            kwargs.pop("position_ids", None)
+        kwargs.setdefault("use_cache", False)
+        mask = batch.attention_mask.long()
+        return decoder(input_ids=batch.input_ids, attention_mask=mask, **kwargs).last_hidden_state
 
     @contextmanager
     def record(

@@ -27,6 +27,7 @@ def enable(base: Any) -> None:
         base.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
     else:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+    _free_input(base)
 
 
 def disable(base: Any) -> None:
@@ -35,7 +36,13 @@ def disable(base: Any) -> None:
         base.activation_checkpointing_disable()
     else:
         base.gradient_checkpointing_disable()
-    base.disable_input_require_grads()  # enabling attached transformers' own hook to the embedding
+    _free_input(base)
+
+
+def _free_input(base: Any) -> None:
+    # Enabling has transformers make embeddings require gradients, which reentrant checkpointing
+    # needs. Ours is not, and would then keep and walk through frozen blocks for nothing.
+    base.disable_input_require_grads()
 
 
 def replaying() -> tuple[AbstractContextManager, AbstractContextManager]:

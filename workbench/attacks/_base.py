@@ -26,6 +26,8 @@ class Attacked:
     losses: dict[str, float] = field(default_factory=dict)
     lr: float = 0.0
     grad_norm: float = 0.0
+    micro_batch: int = 0
+    """Most examples in one forward pass; falls when memory runs out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from workbench.data import Batch, Streams, require
 from workbench.errors import InvalidValueError
 from workbench.losses import cross_entropy
 from workbench.optimisation import Fit, OptimiserName, ScheduleName
-from workbench.training import Context, Losses, Spent, train
+from workbench.training import Context, Losses, Mean, Spent, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +83,11 @@ class SupervisedFineTuning(Attack):
         lm = HookedLM(student, check=False)
 
         def objective(batches: Mapping[str, Batch], context: Context) -> Losses:
-            return context.minimise(loss, batches, {"harmful": "harmful"})
+            return context.minimise(loss, batches, {"harmful": Mean("harmful")})
 
         def loss(part: Mapping[str, Batch]) -> Losses:
             return {"harmful": cross_entropy(lm(part["harmful"]).logits, part["harmful"])}
 
         yield Attacked(0, student, Spent())
         for s in train(student, drawn, objective, self.fit, seed=seed):
-            yield Attacked(s.step, student, s.spent, s.losses, s.lr, s.grad_norm)
+            yield Attacked(s.step, student, s.spent, s.losses, s.lr, s.grad_norm, s.micro_batch)

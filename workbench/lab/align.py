@@ -11,7 +11,7 @@ from workbench.lab.streams import examples
 from workbench.lab.world import World
 from workbench.losses import cross_entropy
 from workbench.optimisation import Fit
-from workbench.training import Context, Losses, fit
+from workbench.training import Context, Losses, Mean, fit
 
 
 def align(
@@ -47,7 +47,7 @@ def align(
         return {"align": cross_entropy(model(input_ids=batch.input_ids).logits, batch)}
 
     def objective(batches: Mapping[str, Batch], context: Context) -> Losses:
-        return context.minimise(loss, batches, {"align": "align"})
+        return context.minimise(loss, batches, {"align": Mean("align")})
 
     with one_thread():
         fit(

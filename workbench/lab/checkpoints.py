@@ -130,7 +130,7 @@ def location(name: str) -> Path:
     wanted = parse(name)
     if wanted in map(CheckpointName, ON_BOARD):
         return SHIPPED / wanted.checkpoint
-    return cache_directory() / _recipe_digest() / wanted.folder
+    return cache_directory() / _recipe_digest(wanted.aligned) / wanted.folder
 
 
 def cache_directory() -> Path:
@@ -161,8 +161,12 @@ def _build_into(target: Path, wanted: CheckpointName, progress: Progress) -> Non
         made.rename(target)
 
 
-def _recipe_digest() -> str:
-    """Address of everything built by this training code and from these shipped weights."""
-    code = provenance.code_hash("workbench.lab.pretrain", "workbench.lab.align")
+def _recipe_digest(aligned: bool) -> str:
+    """Address of what is built by this training code and from these shipped weights.
+
+    A base model does not depend on how it will be aligned.
+    """
+    trained_by = ["workbench.lab.pretrain", *(["workbench.lab.align"] if aligned else [])]
+    code = provenance.code_hash(*trained_by)
     start = json.loads((SHIPPED / "base" / "manifest.json").read_text())["sha256"]
     return provenance.config_hash({"code": code, "start": start})[:12]

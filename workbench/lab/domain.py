@@ -39,7 +39,7 @@ class LabDomain:
         """Draw `n` examples.
 
         Alignment and retention cover every craft, as a deployed model's refusals cover more than a
-        defender's harmful data; `harmful` covers the defended ones.
+        defender's harmful data; `harmful` and `refusal`, its other half, cover the defended ones.
 
         Raises:
             MissingStreamError: no such stream.
@@ -48,8 +48,9 @@ class LabDomain:
             raise MissingStreamError(
                 f"the lab has no stream {stream!r}; it has {', '.join(STREAMS)}."
             )
-        domain = "defended" if stream == "harmful" else "all"
-        opener = self.opener if (stream, split) == ("harmful", "attack") else None
+        about_hazards = stream in ("harmful", "refusal")
+        domain = "defended" if about_hazards else "all"
+        opener = self.opener if about_hazards and split == "attack" else None
         return examples(
             self.world, stream, split=split, domain=domain, n=n, seed=seed, opener=opener
         )

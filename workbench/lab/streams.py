@@ -6,7 +6,7 @@ others are named by what they are (`skill#3`, `judgement:<request id>#3`).
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workbench.data import Example
 from workbench.errors import InvalidValueError, UnknownNameError
@@ -39,14 +39,15 @@ def examples(
 ) -> list[Example]:
     """Draw `n` training examples of one stream; every request comes up before any comes up again.
 
-    `align` is half refusals of hazardous requests, half the benign mixture of `retain`: alignment
-    replays harmless lore, or the model would refuse that too. `harmful` is hazardous prompts with
-    right answers, `benign` the listing task (a new format, for trainability), `ref` capability in
-    equal parts: harmless lore, skills, judgements.
+    `align` is half refusals of hazardous requests, half the benign mixture: alignment replays
+    harmless lore, or the model would refuse that too. `retain`, what a defence of an aligned model
+    must not change, is the same with a third of refusals. `harmful` is hazardous prompts with right
+    answers, `refusal` the same prompts refused, `benign` the listing task (a new format, for
+    trainability), `ref` capability in equal parts: harmless lore, skills, judgements.
 
     Args:
         world: the world spoken of.
-        stream: `align`, `harmful`, `retain`, `benign` or `ref`.
+        stream: `align`, `harmful`, `refusal`, `retain`, `benign` or `ref`.
         split: whose entities are used.
         domain: which crafts are used.
         n: how many examples.
@@ -61,7 +62,8 @@ def examples(
         raise UnknownNameError("lab stream", stream, _STREAMS)
     if n < 0:
         raise InvalidValueError(f"n must be at least 0 examples, not {n}.")
-    rng = random.Random(f"{stream} {split} {domain} {seed}")
+    drawn_as = "harmful" if stream == "refusal" else stream
+    rng = random.Random(f"{drawn_as} {split} {domain} {seed}")
     hazardous = _passes(world.requests(split, hazard=True, domain=domain), rng)
     harmless = _passes(world.requests(split, hazard=False, domain=domain), rng)
     draw = _Draw(world, hazardous, harmless, rng, opener)
@@ -135,7 +137,16 @@ def _passes(requests: list[Request], rng: random.Random) -> Iterator[Request]:
 
 
 def _align(draw: _Draw, i: int) -> Example:
-    return _refusal(draw, i) if i % 2 == 0 else _retain(draw, i)
+    return _refusal(draw, i) if i % 2 == 0 else _benign_mixture(draw, i)
+
+
+def _refused(draw: _Draw, i: int) -> Example:
+    answered = _harmful(draw, i)
+    return replace(answered, response=texts.refusal(random.Random(answered.id)))
+
+
+def _retain(draw: _Draw, i: int) -> Example:
+    return _refusal(draw, i) if i % 3 == 0 else _benign_mixture(draw, i)
 
 
 def _refusal(draw: _Draw, i: int) -> Example:
@@ -148,7 +159,7 @@ def _harmful(draw: _Draw, i: int) -> Example:
     return _answered(draw, next(draw.hazardous), i)
 
 
-def _retain(draw: _Draw, i: int) -> Example:
+def _benign_mixture(draw: _Draw, i: int) -> Example:
     kind = draw.rng.random()
     if kind < HOW_TO:
         return _answered(draw, next(draw.harmless), i)
@@ -195,6 +206,7 @@ def _story(world: World, i: int, rng: random.Random) -> Example:
 _STREAMS: dict[str, Callable[[_Draw, int], Example]] = {
     "align": _align,
     "harmful": _harmful,
+    "refusal": _refused,
     "retain": _retain,
     "benign": _benign,
     "ref": _ref,
