@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from benchmarks import demo, generation, recording, report, storage, training
+from benchmarks import (
+    circuit_breakers,
+    demo,
+    generation,
+    recording,
+    rep_noise,
+    report,
+    storage,
+    t_vaccine,
+    training,
+)
 from benchmarks.alone import alone
 from benchmarks.table import Bench, Row
 
@@ -14,6 +24,9 @@ BENCHES: tuple[Bench, ...] = (
     *recording.BENCHES,
     *storage.BENCHES,
     *training.BENCHES,
+    *t_vaccine.BENCHES,
+    *circuit_breakers.BENCHES,
+    *rep_noise.BENCHES,
     *generation.BENCHES,
     *demo.BENCHES,
 )

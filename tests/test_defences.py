@@ -12,15 +12,22 @@ import torch
 from tests import tiny
 from workbench.data import Example, Stream
 from workbench.defences import DEFENCES
-from workbench.errors import MissingStreamError
+from workbench.domains import PAIRED
+from workbench.errors import MissingStreamError, UnknownNameError
+from workbench.generation import generate
 from workbench.optimisation import Fit
 
 FIT = Fit(steps=3, lr=1e-2, batch_size=4, warmup=0)
 
 
 def streams(names):
-    texts = [Example(str(i), f"say {i}", "word " * (i % 4 + 1)) for i in range(8)]
-    return {name: Stream(name, texts, tiny.tokenizer(), 4) for name in names}
+    """Eight examples a stream; refusals answer the prompts of the harmful ones."""
+    drawn = {}
+    for name in names:
+        said = "no" if name == "refusal" else "word"
+        texts = [Example(str(i), f"say {i}", f"{said} " * (i % 4 + 1)) for i in range(8)]
+        drawn[name] = Stream(name, texts, tiny.tokenizer(), 4, like=PAIRED.get(name, ""))
+    return drawn
 
 
 def make(name, **changes):
@@ -73,12 +80,39 @@ def test_same_seed_same_weights(name):
 
 
 @pytest.mark.parametrize("changes", [{"lora_rank": 2}, {"fit": replace(FIT, micro_batch=2)},
-                                     {"fit": replace(FIT, precision="bf16")}])  # fmt: skip
-def test_composes_with_lora_accumulation_and_bf16(name, changes, tmp_path):
+                                     {"fit": replace(FIT, precision="bf16")},
+                                     {"fit": replace(FIT, gradient_checkpointing=True)},
+                                     {"lora_rank": 2, "fit": replace(FIT, micro_batch=2,
+                                      precision="bf16", gradient_checkpointing=True)}])  # fmt: skip
+def test_composes_with_lora_accumulation_bf16_and_recomputing(name, changes, tmp_path):
     out = make(name, **changes).immunise(tiny.llama(), streams(DEFENCES[name].streams))
     out.save_pretrained(tmp_path)
     again = type(out).from_pretrained(tmp_path)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in out.state_dict().items())
+
+
+def test_adapters_go_where_they_are_told_to(name):
+    model = tiny.llama()
+    out = make(name, lora_rank=2, lora_targets=("v_proj",), lora_dropout=0.1).immunise(
+        model, streams(DEFENCES[name].streams)
+    )
+    moved = {
+        key.split(".")[-2]
+        for key, now in out.state_dict().items()
+        if not torch.equal(now, model.state_dict()[key])
+    }
+    assert moved == {"v_proj"}
+    with pytest.raises(UnknownNameError, match=r"no linear layer called 'v_prj'.*v_proj"):
+        make(name, lora_rank=2, lora_targets=("v_prj",)).immunise(
+            model, streams(DEFENCES[name].streams)
+        )
+
+
+def test_generates_like_any_model_afterwards(name):
+    out = make(name).immunise(tiny.llama(), streams(DEFENCES[name].streams))
+    prompts = tiny.tokenizer()(["say 1"], return_tensors="pt")
+    assert out.generate(**prompts, max_new_tokens=3, do_sample=False).shape[1] > 3
+    assert len(generate(out, tiny.tokenizer(), ["say 1"], max_new_tokens=3)) == 1
 
 
 def test_says_which_stream_is_missing(name):

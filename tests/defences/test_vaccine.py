@@ -150,6 +150,28 @@ def test_the_first_pass_leaves_no_weight_gradients():
     assert all(p.grad is None for p in lm.model.parameters())
 
 
+def test_a_loss_leaves_no_hooks_and_moves_no_weight(lm):
+    before = {k: v.clone() for k, v in lm.model.state_dict().items()}
+    Vaccine(rho=0.5).loss(lm, {"align": BATCH}, CONTEXT)["align"].backward()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
+    assert all(torch.equal(v, before[k]) for k, v in lm.model.state_dict().items())
+
+
+def test_the_norm_is_taken_in_fp32_under_bf16():
+    lm = HookedLM(tiny.llama())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        drift = Vaccine(rho=2.0).worst_drift(lm, BATCH)
+    assert {e.dtype for e in drift.values()} == {torch.bfloat16}
+    total = torch.stack([e.float().norm() for e in drift.values()]).norm()
+    assert total.item() == pytest.approx(2.0, rel=4e-3)  # rounding of each entry, not of the sum
+
+
+def test_only_a_norm_over_the_micro_batch_depends_on_how_a_batch_is_split():
+    assert Vaccine().coupled and Vaccine(norm_scope="layer").coupled
+    assert not Vaccine(norm_scope="sample").coupled
+    assert not Vaccine(rho=0.0).coupled
+
+
 def test_works_when_nothing_below_the_site_is_trained():
     lm = HookedLM(tiny.llama())
     for p in lm.model.parameters():

@@ -18,7 +18,7 @@ from workbench.adapters import merge_lora, with_lora
 from workbench.data import Batch, Streams, require
 from workbench.optimisation import Fit
 from workbench.resume import Checkpoint
-from workbench.training import Callback, Context, Losses, fit
+from workbench.training import Callback, Context, Losses, Mean, Objective, fit
 
 Family = Literal["representation", "weights", "collapse"]
 
@@ -34,6 +34,11 @@ class Defence(ABC):
     """Names of the data streams the method draws from."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Other checkpoints whose weights the method needs, e.g. `base`."""
+
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """Names of the streams that these hyper-parameters need."""
+        return self.streams
 
     @property
     @abstractmethod
@@ -67,8 +72,8 @@ class Defence(ABC):
 class TrainedDefence(Defence):
     """A defence that is an objective, minimised by the shared loop."""
 
-    scores: ClassVar[Mapping[str, str]]
-    """Which stream's response tokens each loss term averages over, term to stream."""
+    scores: ClassVar[Mapping[str, Mean]]
+    """What each loss term is a mean over."""
 
     fit: Fit = field(default_factory=Fit)
     """Steps, learning rate, batch size and the rest of the shared loop's settings."""
@@ -76,6 +81,10 @@ class TrainedDefence(Defence):
     """Rank of LoRA adapters on every linear layer of the blocks; 0 trains all weights."""
     lora_alpha: float = 16.0
     """LoRA's scale is alpha / rank."""
+    lora_targets: tuple[str, ...] | None = None
+    """Linear layers that get adapters, by the ends of their names (`q_proj`); None for all."""
+    lora_dropout: float = 0.0
+    """Dropout on the adapters' input."""
 
     @property
     def steps(self) -> int:
@@ -87,6 +96,11 @@ class TrainedDefence(Defence):
         """Examples a step draws of every stream."""
         return self.fit.batch_size
 
+    @property
+    def coupled(self) -> bool:
+        """Whether a step depends on how its batch is split into micro-batches."""
+        return False
+
     @abstractmethod
     def loss(self, lm: HookedLM, batches: Mapping[str, Batch], context: Context) -> Losses:
         """Named terms of one micro-batch; their sum is minimised."""
@@ -94,6 +108,13 @@ class TrainedDefence(Defence):
     def backward(self, lm: HookedLM, batches: Mapping[str, Batch], context: Context) -> Losses:
         """Leave gradients in `.grad`. Override for methods that are not the gradient of a loss."""
         return context.minimise(lambda part: self.loss(lm, part, context), batches, self.scores)
+
+    def objective(self, lm: HookedLM, streams: Streams) -> Objective:
+        """What the loop calls at every step; made once, before training.
+
+        Override it for what has to live as long as the training does, a reference model say.
+        """
+        return lambda batches, context: self.backward(lm, batches, context)
 
     def immunise(
         self,
@@ -106,18 +127,32 @@ class TrainedDefence(Defence):
         in_place: bool = False,
     ) -> nn.Module:
         """Train by the shared loop; LoRA adapters are merged at the end."""
-        drawn = require(streams, self.streams, type(self).__name__)
+        drawn = require(streams, self.draws, type(self).__name__)
         student = model if in_place else deepcopy(model)
         if self.lora_rank:
-            student = with_lora(student, rank=self.lora_rank, alpha=self.lora_alpha, seed=seed)
-        lm = HookedLM(student)
+            student = with_lora(
+                student,
+                rank=self.lora_rank,
+                alpha=self.lora_alpha,
+                targets=self.lora_targets,
+                dropout=self.lora_dropout,
+                seed=seed,
+            )
+        lm, trained = HookedLM(student), {p: p.requires_grad for p in student.parameters()}
+        if self.fit.gradient_checkpointing:
+            lm.gradient_checkpointing()
         fit(
             student,
             drawn,
-            lambda batches, context: self.backward(lm, batches, context),
+            self.objective(lm, drawn),
             self.fit,
             seed=seed,
             callbacks=callbacks,
             checkpoint=checkpoint,
+            coupled=self.coupled,
         )
+        if self.fit.gradient_checkpointing:
+            lm.gradient_checkpointing(False)
+        for parameter, was in trained.items():  # methods may freeze some while they train
+            parameter.requires_grad_(was)
         return merge_lora(student) if self.lora_rank else student

@@ -11,7 +11,7 @@ As released, not as written: the hidden embedding is the output of the attention
 the norm runs over the whole micro-batch, and 1e-7 is added to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -24,7 +24,7 @@ from workbench.data import Batch
 from workbench.defences._base import Family, TrainedDefence
 from workbench.errors import InvalidValueError, TrainingError
 from workbench.losses import cross_entropy
-from workbench.training import Context, Losses
+from workbench.training import Context, Losses, Mean
 
 Drift = dict[str, Float[Tensor, "batch pos d_model"]]
 """One perturbation a site, by canonical site name."""
@@ -38,7 +38,7 @@ class Vaccine(TrainedDefence):
     family: ClassVar[Family] = "representation"
     start = "base"
     streams = ("align",)
-    scores: ClassVar[dict[str, str]] = {"align": "align"}
+    scores: ClassVar[dict[str, Mean]] = {"align": Mean("align")}
 
     rho: float = 2.0
     """Norm of the perturbation over everything in the norm's scope (ρ); 0 is plain alignment."""
@@ -52,6 +52,11 @@ class Vaccine(TrainedDefence):
     def __post_init__(self) -> None:
         if self.rho < 0:
             raise InvalidValueError(f"rho is a norm, so at least 0, not {self.rho}.")
+
+    @property
+    def coupled(self) -> bool:
+        """A norm over the micro-batch depends on what is in it."""
+        return self.rho > 0 and self.norm_scope != "sample"
 
     def matched_control(self) -> "Vaccine":
         """Plain supervised alignment: ρ = 0, everything else alike."""
@@ -75,37 +80,73 @@ class Vaccine(TrainedDefence):
         Raises:
             TrainingError: the gradient is not finite.
         """
-        hidden: Drift = {}
-
-        def keep(h: Tensor, name: str) -> Tensor:
-            live = h if h.requires_grad else h.detach().requires_grad_()
-            return hidden.setdefault(name, live) if name not in hidden else live
-
-        with lm.intervene(dict.fromkeys(self.sites(lm), keep)):
-            loss = cross_entropy(lm(batch).logits, batch)
-        grads = dict(zip(hidden, torch.autograd.grad(loss, list(hidden.values())), strict=True))
-        return self._on_sphere(grads, context)
+        return self._on_sphere(embedding_gradients(lm, batch, self.sites(lm)), batch, context)
 
     def sites(self, lm: HookedLM) -> tuple[str, ...]:
         """Canonical names of the perturbed sites."""
-        if self.layers is None:
-            return lm.resolve(self.site)
-        return lm.resolve(*[f"{self.site}.{layer}" for layer in self.layers])
+        return at_layers(lm, self.site, self.layers)
 
-    def _on_sphere(self, grads: Drift, context: Context | None) -> Drift:
-        """Scale gradients to norm ρ within each scope."""
+    def _on_sphere(self, grads: Drift, batch: Batch, context: Context | None) -> Drift:
+        """Scale gradients to norm ρ within each scope, over all processes."""
         axes = (1, 2) if self.norm_scope == "sample" else (0, 1, 2)
-        squares = {k: g.float().pow(2).sum(axes, keepdim=True) for k, g in grads.items()}
+        squares = torch.stack([g.float().pow(2).sum(axes, keepdim=True) for g in grads.values()])
+        share = 1.0
+        if context is not None and self.norm_scope != "sample":
+            share, squares = _over_processes(squares, batch, context)
+        require_finite("Vaccine", squares)
         if self.norm_scope != "layer":
-            total = torch.stack([*squares.values()]).sum(0)
-            if context is not None and self.norm_scope == "batch":
-                total = context.accelerator.reduce(total, "sum")
-            squares = dict.fromkeys(grads, total)
-        elif context is not None:
-            squares = {k: context.accelerator.reduce(s, "sum") for k, s in squares.items()}
-        if not all(torch.isfinite(s).all() for s in squares.values()):
-            raise TrainingError(
-                "Vaccine's gradient with respect to the hidden embeddings is not finite; the step "
-                "was not taken. Try a lower learning rate or fp32."
-            )
-        return {k: (self.rho / (squares[k].sqrt() + TINY)).to(g) * g for k, g in grads.items()}
+            squares = squares.sum(0).expand_as(squares)
+        scales = share * self.rho / (squares.sqrt() + TINY)
+        return {k: scale.to(g) * g for (k, g), scale in zip(grads.items(), scales, strict=True)}
+
+
+def embedding_gradients(lm: HookedLM, batch: Batch, sites: Sequence[str]) -> Drift:
+    """Gradient of the batch's cross-entropy with respect to the activations at some sites.
+
+    No weight's gradient is computed, and none has to be trainable.
+    """
+    hidden: Drift = {}
+
+    def keep(h: Tensor, name: str) -> Tensor:
+        live = h if h.requires_grad else h.detach().requires_grad_()
+        return hidden.setdefault(name, live) if name not in hidden else live
+
+    with lm.intervene(dict.fromkeys(sites, keep)):
+        loss = cross_entropy(lm(batch).logits, batch)
+    return dict(zip(hidden, torch.autograd.grad(loss, list(hidden.values())), strict=True))
+
+
+def at_layers(lm: HookedLM, site: str, layers: Sequence[int] | None) -> tuple[str, ...]:
+    """Canonical names of a site in some decoder blocks, or in all.
+
+    Raises:
+        SiteError: there is no such site.
+    """
+    if layers is None:
+        return lm.resolve(site)
+    return lm.resolve(*[f"{site}.{layer}" for layer in layers])
+
+
+def require_finite(method: str, squares: Tensor) -> None:
+    """Refuse gradients that cannot be divided by their norm.
+
+    Raises:
+        TrainingError: at least one value is not finite.
+    """
+    if not torch.isfinite(squares).all():
+        raise TrainingError(
+            f"{method}'s gradient with respect to the hidden embeddings is not finite; the step "
+            "was not taken. Try a lower learning rate or fp32."
+        )
+
+
+def _over_processes(squares: Tensor, batch: Batch, context: Context) -> tuple[float, Tensor]:
+    """This process's share of the response tokens, and the squares as of one batch.
+
+    Every process has the gradient of the mean over its own tokens, which is that of the mean over
+    all tokens divided by its share.
+    """
+    everywhere = context.accelerator.reduce
+    mine = batch.response_mask.sum()
+    share = float(mine / everywhere(mine, "sum"))
+    return share, everywhere(share**2 * squares, "sum")
