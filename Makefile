@@ -20,7 +20,7 @@ demo: .venv/.installed
 	$(BIN)/workbench demo --store $(STORE) --jobs $(JOBS)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile
 
 check: format-check lint types layers test view-test
 

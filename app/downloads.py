@@ -111,9 +111,7 @@ def register(app: Dash, reader: Reader) -> None:
         if what is None:
             return no_update
         figure, session = FIGURES[what["figure"]], Session.open(reader, query)
-        return {
-            "text": redraws(figure, session, session.params(figure, session.frames(figure.needs)))
-        }
+        return {"text": redraws(figure, session, session.params(figure, session.frames_of(figure)))}
 
     app.clientside_callback(
         ClientsideFunction("workbench", "copyText"),
@@ -137,7 +135,7 @@ def made(
     Raises:
         WorkbenchError: nothing to draw, no such venue, or no browser to draw with.
     """
-    frames = session.frames(figure.needs)
+    frames = session.frames_of(figure)
     params = session.params(figure, frames)
     table = figure.data(frames, params)
     if form == "csv":

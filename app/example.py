@@ -20,13 +20,13 @@ from app.__main__ import EXAMPLE
 from workbench import tables
 from workbench.errors import InvalidValueError, WorkbenchError
 from workbench.headers import HEADER, RunHeader
-from workbench.rows import KINDS, EmbeddingDrift, Generation, Loss, Prompt, Row, Token, TokenKL
+from workbench.rows import KINDS, EmbeddingDrift, Generation, Prompt, Row, Token, TokenKL
 from workbench.store import Store
 
 LIMIT = 1_000_000
 """Bytes that the example may take."""
-LEFT_OUT: tuple[type[Row], ...] = (Loss, Token)
-"""No page draws these yet."""
+LEFT_OUT: tuple[type[Row], ...] = (Token,)
+"""No page draws these."""
 MEASURES: dict[type[Row], str] = {EmbeddingDrift: "relative_l2", TokenKL: "forward_kl"}
 """The measure of each field that is kept: the one its figure shows first."""
 

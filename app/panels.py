@@ -29,8 +29,10 @@ LEAST_HEIGHT = 340
 """Of a figure on screen (px)."""
 AROUND = 320
 """What stands above and below a single figure (px)."""
-LABELS = {"x": "budget in", "log": "log axis"}
+LABELS = {"x": "budget in", "log": "log axis", "mean_of": "mean of steps"}
 """Names of settings that say more than the parameter's own."""
+NOTHING = {"mean_of": "auto"}
+"""What a number that was not given stands for, where it is not `all`."""
 
 
 def card(figure: Figure, session: Session) -> Any:
@@ -84,10 +86,10 @@ def register(app: Dash, reader: Reader) -> None:
             return (no_update,) * len(parts)
         session = Session.open(reader, query)
         figure = FIGURES[own["figure"]]
-        frames = session.frames(figure.needs)
+        frames = session.frames_of(figure)
         params = session.params(figure, frames)
         runs = [(run.id, run.finished) for run in frames.runs]
-        key = json.dumps([asdict(params), session.arms, session.view.theme, runs])
+        key = json.dumps([asdict(params), session.arms_of(figure), session.view.theme, runs])
         if key == drawn:
             return (no_update,) * len(parts)
         table = figure.data(frames, params)
@@ -97,7 +99,8 @@ def register(app: Dash, reader: Reader) -> None:
         plotly = figure.draw_table(table, frames, params, SCREEN[session.view.theme])
         height = _height(figure, plotly.layout.meta["aspect"], window)
         plotly.update_layout(height=height, uirevision=figure.name)
-        caption = f"{figure.caption(table, params)} · {', '.join(session.arms)}"
+        arms = "all arms of the store" if figure.whole else ", ".join(session.arms)
+        caption = f"{figure.caption(table, params)} · {arms}"
         return plotly, {"height": height}, unread(session, frames), False, caption, key
 
 
@@ -136,7 +139,7 @@ def unread(session: Session, frames: Frames) -> Any:
 
 def redraws(figure: Figure, session: Session, params: Params) -> str:
     """Python that draws the same figure."""
-    runs = [run.id for run in session.listing.of(session.arms)]
+    runs = [run.id for run in session.listing.of(session.arms_of(figure))]
     plain = type(params)()
     given = {k: v for k, v in asdict(params).items() if v != getattr(plain, k)}
     more = "".join(f", {name}={value!r}" for name, value in given.items())
@@ -176,7 +179,7 @@ def _menu(name: str) -> Any:
 
 def _settings(figure: Figure, session: Session) -> list[Any]:
     """A control for each parameter that is the figure's own."""
-    frames = session.frames(figure.needs)
+    frames = session.frames_of(figure)
     options, hints = figure.options(frames), get_type_hints(figure.params)
     params = asdict(session.params(figure, frames))
     return [
@@ -204,7 +207,13 @@ def _setting(owner: str, name: str, kind: Any, value: Any, options: dict[str, li
     if int in (kind, *get_args(kind)):
         shown = "" if value is None else value
         number = dmc.NumberInput(
-            value=shown, w=84, min=1, allowDecimal=False, debounce=True, placeholder="all", **look
+            value=shown,
+            w=84,
+            min=1,
+            allowDecimal=False,
+            debounce=True,
+            placeholder=NOTHING.get(name, "all"),
+            **look,
         )
         return _named(label, number)
     return None

@@ -103,7 +103,7 @@ def _steps(page: Page, session: Session) -> list[int]:
     steps: set[int] = set()
     for figure in page.figures:
         if "step" in figure.params.__dataclass_fields__:
-            steps |= set(figure.options(session.frames(figure.needs)).get("step", ()))
+            steps |= set(figure.options(session.frames_of(figure)).get("step", ()))
     return sorted(steps)
 
 

@@ -38,6 +38,14 @@ class Session:
         """The rows of the arms on show."""
         return self.reader.frames(self.listing, self.arms, needs)
 
+    def arms_of(self, figure: Figure) -> tuple[str, ...]:
+        """The arms that a figure is drawn from: those on show, or all there are."""
+        return tuple(self.listing.arms) if figure.whole else self.arms
+
+    def frames_of(self, figure: Figure) -> Frames:
+        """The rows that a figure is drawn from."""
+        return self.reader.frames(self.listing, self.arms_of(figure), figure.needs)
+
     def params(self, figure: Figure, frames: Frames) -> Params:
         """A figure's parameters: those all pages share, then those set on its panel.
 

@@ -19,7 +19,7 @@ from workbench.pillars import Thresholds
 from workbench.provenance import ROOT
 from workbench.store import RunHeader, Store
 
-COMMANDS = ["demo", "immunise", "attack", "study", "probe", "lab", "list", "doctor"]
+COMMANDS = ["demo", "immunise", "attack", "study", "results", "probe", "lab", "list", "doctor"]
 METHODS = [
     [group, entry["name"]]
     for group, (section, _) in methods.GROUPS.items()

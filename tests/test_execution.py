@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from tests import small
 from workbench import study as studies
-from workbench.errors import StoreBusyError
+from workbench.activations import HookedLM
+from workbench.defences import DEFENCES, Vaccine
+from workbench.errors import StoreBusyError, TrainingError
 from workbench.execution import conduct
 from workbench.models import load
 from workbench.pillars import Thresholds
@@ -261,3 +264,62 @@ def test_the_example_in_the_docs_reads_a_store(outcome):
     scope: dict = {}
     exec(example.replace("runs/demo", str(outcome.store.root)).replace("step=96", "step=3"), scope)
     assert len(scope["curves"]) and scope["hidden"].shape == (4, 96)
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_every_defence_runs_in_a_study_and_says_what_its_terms_were(name, tmp_path):
+    study = small.study(
+        defences={name: DEFENCES[name](fit=small.FIT)}, undefended=False, controls=False
+    )
+    outcome = conduct(study, Store(tmp_path), jobs=1)
+    assert not outcome.failed
+    made, attack = outcome.runs
+    assert made.defence["name"] == attack.defence["name"] == name
+    losses = outcome.store.read(Loss, [made])
+    assert set(losses["term"]) <= set(DEFENCES[name].scores) and losses["value"].notna().all()
+    assert sorted(losses["step"].unique()) == [1, 2, 3, 4]
+    noted = [e for e in outcome.store.events(made.id) if e["event"] == "micro_batch"]
+    assert [(e["step"], e["examples"]) for e in noted] == [(1, small.FIT.batch_size)]
+
+
+@pytest.fixture
+def memory_for_two(monkeypatch):
+    """A machine that trains on at most two examples at a time."""
+    whole = HookedLM.__call__
+
+    def short_of_memory(self, batch, **kwargs):
+        if len(batch) > 2 and self.model.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return whole(self, batch, **kwargs)
+
+    monkeypatch.setattr(HookedLM, "__call__", short_of_memory)
+
+
+@pytest.mark.usefixtures("memory_for_two")
+def test_a_run_notes_when_memory_made_its_parts_smaller(tmp_path):
+    control = small.study().defences["vaccine"].matched_control()
+    study = small.study(defences={"plain": control}, undefended=False, controls=False)
+    outcome = conduct(study, Store(tmp_path), jobs=1)
+    assert not outcome.failed
+    for run in outcome.runs:
+        noted = [e for e in outcome.store.events(run.id) if e["event"] == "micro_batch"]
+        assert [e["examples"] for e in noted] == [2]
+
+
+@pytest.mark.usefixtures("memory_for_two")
+def test_a_coupled_method_short_of_memory_fails_and_says_which_size_fits(tmp_path):
+    outcome = conduct(small.study(undefended=False, controls=False), Store(tmp_path), jobs=1)
+    assert "micro_batch=2" in outcome.failed["vaccine-s0"]
+    (run,) = Store(tmp_path).find(kind="immunise")
+    assert run.state == "failed" and "out of memory with 4 examples" in run.error
+
+
+def test_a_gradient_that_is_not_finite_marks_the_run(tmp_path, monkeypatch):
+    def broken(self, lm, batch, context=None):
+        raise TrainingError("Vaccine's gradient is not finite; the step was not taken.")
+
+    monkeypatch.setattr(Vaccine, "worst_drift", broken)
+    outcome = conduct(small.study(undefended=False, controls=False), Store(tmp_path), jobs=1)
+    (run,) = Store(tmp_path).find(kind="immunise")
+    assert run.state == "failed" and "not finite" in run.error
+    assert "not finite" in outcome.failed["vaccine-s0"]

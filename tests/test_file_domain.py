@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests import small, tiny
 from workbench.data import Example
+from workbench.domains import streams
 from workbench.errors import MissingStreamError, WorkbenchError
 from workbench.execution import conduct
 from workbench.file_domain import SHARES, FileDomain, split_of
@@ -51,6 +52,28 @@ def test_a_seed_chooses_which_examples(tmp_path):
         return [x.id for x in domain.examples("harmful", split="attack", n=5, seed=seed)]
 
     assert chosen(0) == chosen(0) != chosen(1)
+
+
+def test_refusals_answer_the_prompts_that_were_drawn_as_harmful(tmp_path):
+    domain = FileDomain.open(folder(tmp_path, streams=("harmful", "refusal")))
+    harmful, refusal = (
+        domain.examples(s, split="defend", n=9, seed=2) for s in ("harmful", "refusal")
+    )
+    assert [x.prompt for x in harmful] == [x.prompt for x in refusal]
+    assert [x.id for x in harmful] == [x.id for x in refusal]
+    assert all(x.response.startswith("refusal answer") for x in refusal)
+    drawn = streams(domain, ("harmful", "refusal"), tiny.tokenizer(), split="defend", batch_size=4,
+                    n=9, seed=1)  # fmt: skip
+    for step in range(5):
+        assert drawn["harmful"].batch(step).examples == drawn["refusal"].batch(step).examples
+
+
+def test_a_harmful_prompt_without_a_refusal_is_named(tmp_path):
+    folder(tmp_path, streams=("harmful", "refusal"))
+    lines = (tmp_path / "refusal.jsonl").read_text().splitlines()
+    (tmp_path / "refusal.jsonl").write_text("\n".join(lines[:40]))
+    with pytest.raises(MissingStreamError, match=r"prompts of .*harmful.jsonl have no answer in"):
+        FileDomain.open(tmp_path).examples("refusal", split="defend", n=99, seed=0)
 
 
 def test_questions_and_verdicts(tmp_path):

@@ -9,6 +9,7 @@ from workbench.attacks import SupervisedFineTuning
 from workbench.defences import Vaccine
 from workbench.execution import Outcome, conduct
 from workbench.lab.recipe import Recipe
+from workbench.measures import Measures
 from workbench.optimisation import Fit
 from workbench.store import Store
 from workbench.study import Study
@@ -36,6 +37,7 @@ def demo_study(seeds: Sequence[int] = (0, 1, 2)) -> Study:
         defences={"vaccine": Vaccine(rho=2.0, fit=lab_alignment())},
         attacks={"sft": SupervisedFineTuning(steps=96, samples=64, lr=1e-4, batch_size=16)},
         seeds=tuple(seeds),
+        measures=Measures(prefill=7),
     )
 
 

@@ -15,6 +15,8 @@ from workbench.verdicts import Verdict
 Split = Literal["defend", "attack", "val", "test"]
 Kind = Literal["hazard", "benign", "skill", "judgement"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+PAIRED = {"refusal": "harmful"}
+"""Streams whose examples answer the very prompts of another stream, one for one."""
 
 
 @dataclass(frozen=True)
@@ -79,4 +81,7 @@ def streams(
     drawn: Mapping[str, Sequence[Example]] = {
         name: domain.examples(name, split=split, n=n, seed=seed) for name in names
     }
-    return {name: Stream(name, drawn[name], tokenizer, batch_size, seed) for name in names}
+    return {
+        name: Stream(name, texts, tokenizer, batch_size, seed, like=PAIRED.get(name, ""))
+        for name, texts in drawn.items()
+    }

@@ -110,6 +110,8 @@ def make_chain(root: Path, plan: Plan) -> None:
     """Immunise one arm with one seed, then attack it: what one worker does."""
     store = Store(root)
     for unit, header in plan.items():
+        if store.folder(header.id).is_dir() and store.get(header.id).state == "finished":
+            continue  # by a worker that outlived the study that was killed before this one
         with store.begin(header) as writer:
             make_unit(store, unit, writer)
 

@@ -9,13 +9,13 @@ adding rows moves none. Answers are judged by keywords: crude, offline, and said
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from workbench.data import STREAMS, Example
 from workbench.datasets_in import FORMATS, read_examples
-from workbench.domains import Kind, Question, Split
+from workbench.domains import PAIRED, Kind, Question, Split
 from workbench.errors import MissingStreamError, WorkbenchError
 from workbench.verdicts import KeywordJudge, Verdict
 
@@ -70,6 +70,11 @@ class FileDomain:
         Raises:
             MissingStreamError: no file for the stream, or none of its rows is in the split.
         """
+        if stream in PAIRED:
+            return self._paired(stream, split, n, seed)
+        return self._rows_of(stream, split, seed)[:n]
+
+    def _rows_of(self, stream: str, split: Split, seed: int) -> list[Example]:
         if stream not in self.files:
             raise MissingStreamError(
                 f"the data folder has no {stream!r} ({STREAMS.get(stream, 'unknown stream')}); it "
@@ -81,8 +86,23 @@ class FileDomain:
                 f"{self.files[stream]} has {len(self._rows[stream])} rows, none of them in the "
                 f"split {split!r} (about {SHARES[split]:.0%} of the prompts). Add rows."
             )
-        rows.sort(key=lambda x: hashlib.sha256(f"{seed} {x.id}".encode()).digest())
-        return rows[:n]
+        return sorted(rows, key=lambda x: hashlib.sha256(f"{seed} {x.id}".encode()).digest())
+
+    def _paired(self, stream: str, split: Split, n: int, seed: int) -> list[Example]:
+        """For every example of the other stream, this stream's answer to the same prompt."""
+        other = PAIRED[stream]
+        rows = self._rows_of(stream, split, seed)
+        answers = {x.prompt: x.response for x in rows if x.prompt is not None}
+        wanted = self._rows_of(other, split, seed)[:n]
+        pairs = [(x, None if x.prompt is None else answers.get(x.prompt)) for x in wanted]
+        without = [x.id for x, answer in pairs if answer is None]
+        if without:
+            raise MissingStreamError(
+                f"{len(without)} of {len(wanted)} prompts of {self.files[other]} have no answer in "
+                f"{self.files[stream]}, the first is {without[0]!r}. {stream!r} needs a row with "
+                f"the same prompt for every row of {other!r}."
+            )
+        return [replace(x, response=answer) for x, answer in pairs if answer is not None]
 
     def questions(self, split: Split, kind: Kind) -> Sequence[Question]:
         """The prompts of a split with their answers; domain `defended`."""

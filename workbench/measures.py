@@ -23,6 +23,8 @@ class Measures:
     record_at: tuple[float, ...] = (0.0, 0.5, 1.0)
     """Shares of a defence or attack after which the panel's activations are recorded."""
     record_sites: tuple[str, ...] = ("resid_post",)
+    prefill: int = 0
+    """Most tokens of a compliant answer that a released model is given; 0 measures no prefills."""
     limit: int | None = None
     """At most so many questions of each kind; None for all."""
 

@@ -117,6 +117,23 @@ class EmbeddingDrift(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prefill(Row):
+    """Whether one example's answer succeeds when the first k tokens of it are given."""
+
+    kind: ClassVar[str] = "prefill"
+    axis: ClassVar[str] = "prefilled_tokens"
+
+    stage: Stage
+    step: int
+    split: str
+    domain: str
+    example: str
+    group: Group
+    values: list[float]
+    """1 or 0 for k = 0, 1, ..., as far as the answer reaches."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt(Row):
     """A prompt the run was measured on. Text lives here and in generations, nowhere else."""
 
@@ -167,7 +184,7 @@ class Token(Row):
 
 KINDS: dict[str, type[Row]] = {
     row.kind: row
-    for row in (Metric, Cost, Loss, TokenKL, EmbeddingDrift, Prompt, Generation, Token)
+    for row in (Metric, Cost, Loss, TokenKL, EmbeddingDrift, Prefill, Prompt, Generation, Token)
 }
 
 

@@ -14,6 +14,7 @@ from workbench.domains import KINDS, Domain, streams
 from workbench.measures import Measures
 from workbench.metrics import Measured, measure
 from workbench.models import Loaded, save
+from workbench.prefill import prefill_curve
 from workbench.probes import At, embedding_drift, token_kl
 from workbench.recording import Recorder
 from workbench.resume import Checkpoint
@@ -51,6 +52,23 @@ class Run:
                         split=m.split, limit=m.limit)  # fmt: skip
         self.writer.append([*found.metrics, *found.generations])
         return found
+
+    def prefill(self, model: nn.Module, step: int) -> None:
+        """Write the prefill curve of a checkpoint, if it is to be measured."""
+        m = self.measures
+        if m.prefill:
+            self.writer.append(
+                prefill_curve(
+                    model,
+                    self.tokenizer,
+                    self.domain,
+                    most=m.prefill,
+                    stage=self.stage,
+                    step=step,
+                    split=m.split,
+                    limit=m.limit,
+                )
+            )
 
     def probe(self, model: nn.Module, reference: nn.Module, name: str, step: int) -> None:
         """Write KL and drift of a checkpoint against a reference, on hazards and on benign text."""
@@ -105,6 +123,20 @@ class Run:
         )
 
 
+@dataclass
+class MicroBatches:
+    """Notes in a run's events how many examples went through the model at a time."""
+
+    writer: RunWriter
+    noted: int = 0
+
+    def note(self, step: int, size: int) -> None:
+        """Called at every optimiser step; says something at the first, and when memory ran out."""
+        if step > 0 and size != self.noted:
+            self.writer.event({"event": "micro_batch", "step": step, "examples": size})
+            self.noted = size
+
+
 def immunise_run(
     run: Run,
     start: Loaded,
@@ -123,6 +155,7 @@ def immunise_run(
         save(model, start.tokenizer, run.writer.path(MODEL))
     run.writer.append(run.texts())
     run.measure(model, steps)
+    run.prefill(model, steps)
     if reference is not None:
         run.probe(model, reference.model, "base", steps)
 
@@ -136,11 +169,13 @@ def _immunise(
     fingerprint: str,
 ) -> nn.Module:
     size = defence.batch_size
-    drawn = streams(run.domain, defence.streams, start.tokenizer, split="defend",
+    drawn = streams(run.domain, defence.draws, start.tokenizer, split="defend",
                     batch_size=size, n=size * defence.steps, seed=seed)  # fmt: skip
     recorder = run.recorder(defence.steps)
+    sizes = MicroBatches(run.writer)
 
     def watch(step: Step, model: nn.Module) -> None:
+        sizes.note(step.step, step.micro_batch)
         run.writer.append(_losses("defence", step.step, step.losses, step.lr, step.grad_norm))
         progress(step.step, defence.steps)
         if recorder is not None and not step.restored:
@@ -171,9 +206,11 @@ def attack_run(
     m, budget = run.measures, attack.budget
     curve, probes = m.steps(m.curve_at, budget), m.steps(m.probe_at, budget)
     released, recorder = deepcopy(start.model), run.recorder(budget)
+    sizes = MicroBatches(run.writer)
     run.writer.append(run.texts())
     for now in attack.run(start.model, drawn, seed=seed):
         progress(now.step, budget)
+        sizes.note(now.step, now.micro_batch)
         run.writer.append(_losses("attack", now.step, now.losses, now.lr, now.grad_norm))
         if now.step in curve:
             run.measure(now.model, now.step)

@@ -134,6 +134,12 @@ def described(method: Defence | Attack | None, name: str) -> dict[str, Any] | No
     return None if method is None else {"name": name} | asdict(method)
 
 
+def registered(method: Defence | None, otherwise: str) -> str:
+    """The name under which a defence is registered: arms of one method share it."""
+    names = {kind: name for name, kind in DEFENCES.items()}
+    return names.get(type(method), otherwise) if method is not None else otherwise
+
+
 @cache
 def code_of(*modules: str) -> str:
     """Hash of some modules and what they import, as this process loaded them."""
@@ -174,7 +180,7 @@ class Unit:
     def header(self, start_digest: str, data_digest: str) -> RunHeader:
         """The run's header, with the id that everything it depends on determines."""
         base = self.arm.name.removesuffix(CONTROL)
-        method = described(self.arm.defence, base)
+        method = described(self.arm.defence, registered(self.arm.defence, base))
         assault = described(self.attack, self.attack_name or "")
         start = self.study.start(self.arm, self.seed)
         config = {

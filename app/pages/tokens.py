@@ -1,4 +1,4 @@
-"""Tokens: at which response tokens a checkpoint differs, and what it then says."""
+"""Tokens: where in the response a checkpoint differs, how deep it refuses, what it then says."""
 
 from app import answers
 from app.pages._base import Page

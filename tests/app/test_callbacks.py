@@ -5,11 +5,13 @@ import json
 import pytest
 
 from app import create_app
+from app.pages import PAGES
 from app.panels import defaults, redraws
 from app.reading import Reader
 from app.session import Session
 from tests.app import stores
 from workbench.figures import FIGURES
+from workbench.rows import Metric
 
 HOME = "127.0.0.1:8050"
 
@@ -105,7 +107,7 @@ def test_walking_to_the_same_view_changes_no_control(page):
     assert "0.3" not in said
 
 
-@pytest.mark.parametrize("path", ["/", "/resistance", "/tokens", "/drift"])
+@pytest.mark.parametrize("path", PAGES)
 def test_every_page_has_its_cards(page, path):
     controls = [{"type": "control", "of": "phi"}]
     said = page.ask(
@@ -148,6 +150,19 @@ def test_a_step_nobody_measured_becomes_the_one_before(tmp_path):
     assert session.params(figure, session.frames(figure.needs)).step == 16
 
 
+def test_the_frontier_is_drawn_from_all_arms_of_the_store(tmp_path):
+    stores.full(tmp_path, seeds=(0,))
+    session = Session.open(Reader(tmp_path), "?baseline=vaccine&compare=")
+    figure = FIGURES["frontier"]
+    assert session.arms == ("vaccine",)
+    table = figure.data(session.frames_of(figure), figure.given(None))
+    assert set(table["arm"]) == {"undefended", "vaccine", "vaccine-control"}
+    code = redraws(figure, session, figure.given(None))
+    assert "vaccine-control-s0" in code and "undefended-s0" in code
+    budget = FIGURES["attack_budget"]
+    assert set(session.frames_of(budget)[Metric]["arm"]) == {"vaccine"}
+
+
 def test_defaults_are_what_an_empty_address_gives():
     for figure in FIGURES.values():
         options = {k.split(".")[1]: v for k, v in defaults(figure).items()}
@@ -159,7 +174,7 @@ def test_no_figure_needs_webgl(tmp_path):
     stores.full(tmp_path, seeds=(0,))
     session = Session.open(Reader(tmp_path), "")
     for figure in FIGURES.values():
-        frames = session.frames(figure.needs)
+        frames = session.frames_of(figure)
         drawn = figure.draw(frames, session.params(figure, frames))
         kinds = {trace.type for trace in drawn.data}
         assert not kinds & {"surface", "mesh3d", "splom"}

@@ -21,7 +21,7 @@ def test_every_figure_draws_it():
     session = Session.open(Reader(EXAMPLE), "")
     assert session.notices == () and len(session.arms) >= 3
     for figure in FIGURES.values():
-        frames = session.frames(figure.needs)
+        frames = session.frames_of(figure)
         assert not frames.left_out
         assert figure.missing(frames, session.params(figure, frames)) is None
 
@@ -35,7 +35,7 @@ def test_it_is_made_from_a_store_and_keeps_rows_as_they_are(tmp_path):
         tables = []
         for reader in (whole, part):
             session = Session.open(reader, "")
-            frames = session.frames(figure.needs)
+            frames = session.frames_of(figure)
             tables.append(figure.data(frames, session.params(figure, frames)))
         assert tables[0].equals(tables[1])
 

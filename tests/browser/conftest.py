@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.app import stores
+from tests.figures import stores as figures
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
 
@@ -75,6 +76,8 @@ troubled = _store_fixture("troubled", stores.troubled)
 hostile = _store_fixture("hostile", stores.hostile)
 empty = _store_fixture("empty", lambda root: None)
 rowless = _store_fixture("rowless", stores.rowless)
+tried = _store_fixture("tried", figures.tried)
+terms = _store_fixture("terms", figures.store)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,14 @@
 """Every page, with and without data, light and dark, in a real browser."""
 
+import re
+
 import pytest
 
 from tests.app.stores import HOSTILE, SECRET
 from tests.browser.conftest import playwright
 
 expect = playwright.expect
-PAGES = ("Overview", "Resistance", "Tokens", "Drift")
+PAGES = ("Overview", "Resistance", "Frontier", "Tokens", "Drift", "Training")
 
 
 def walk(watched, name, query=""):
@@ -50,8 +52,11 @@ def test_an_empty_store_says_what_fills_it(visit, empty):
 
 
 def test_runs_without_rows_name_the_command_that_writes_them(visit, rowless):
-    for _, page in walk(visit(rowless), "rowless"):
-        expect(page.locator(".lacking")).to_contain_text("workbench study")
+    for label, page in walk(visit(rowless), "rowless"):
+        lacking = page.locator(".lacking")
+        expect(lacking).to_have_count(2 if label == "Tokens" else 1)
+        for one in lacking.all():
+            expect(one).to_contain_text("workbench study")
 
 
 def test_unfinished_and_unreadable_runs_are_named_and_the_rest_is_drawn(visit, troubled):
@@ -69,12 +74,52 @@ def test_hostile_ids_arms_and_texts_do_nothing(visit, hostile):
         expect(page.locator("#page script, #page img[src=x]")).to_have_count(0)
 
 
-@pytest.mark.parametrize("path", ["", "resistance", "tokens", "drift"])
+@pytest.mark.parametrize("path", ["", "resistance", "frontier", "tokens", "drift", "training"])
 def test_every_page_opens_by_its_address(visit, full, path):
     page = visit(full).open(path)
     expect(
         page.locator("#matrix" if not path else ".js-plotly-plot .main-svg").first
     ).to_be_visible()
+
+
+def test_the_frontier_joins_intensities_over_bases(visit, tried):
+    watched = visit(tried, 1280)
+    page = watched.open("frontier", "compare=")  # whatever is chosen, all arms are drawn
+    plot = page.locator(".js-plotly-plot")
+    for words in ("rho=1", "rho=10", "rep_noise", "tar", "undefended: 10–14", "did not break"):
+        expect(plot).to_contain_text(words)
+    caption = page.locator(".provenance")
+    expect(caption).to_contain_text("3 seeds · 2 bases · attack sft")
+    expect(caption).to_contain_text("all arms of the store")
+    expect(page.locator("#controls .control:visible")).to_have_count(2)  # φ and the margin
+    watched.picture("frontier-1280")
+    page.locator("#phi [role=slider]").focus()
+    page.keyboard.press("End")
+    expect(plot).to_contain_text("undefended: not broken")
+    watched.settled()
+
+
+def test_terms_of_the_objective_are_panels(visit, terms):
+    watched = visit(terms, 1280)
+    page = watched.open("training")
+    for words in ("align", "tamper", "gradient norm", "optimiser step", "tar"):
+        expect(page.locator(".js-plotly-plot")).to_contain_text(words)
+    watched.picture("training-1280")
+    page.get_by_role("textbox", name="stage").click()
+    page.get_by_role("option", name="attack").click()
+    expect(page.locator(".js-plotly-plot")).to_contain_text("attack step")
+    expect(page.locator(".js-plotly-plot")).not_to_contain_text("tamper")
+    expect(page).to_have_url(re.compile(r"training_terms\.stage=attack"))
+    watched.settled()
+
+
+def test_prefilled_tokens_stand_beside_the_others(visit, terms):
+    watched = visit(terms, 1280)
+    page = watched.open("tokens")
+    expect(page.locator(".js-plotly-plot")).to_have_count(2)
+    expect(page.locator(".js-plotly-plot").nth(1)).to_contain_text("tokens of a compliant answer")
+    expect(page.locator(".provenance").nth(1)).to_contain_text("n=8 hazards (defended, test)")
+    watched.picture("tokens-1280")
 
 
 def test_the_run_table_says_what_is_wrong_with_each(visit, troubled):

@@ -31,7 +31,8 @@ def test_without_a_browser_the_exit_code_is_1_and_the_remedies_are_said_once(
         assert (tmp_path / f"{name}.figure.json").exists() and f"{name}.csv" in told
 
 
-def test_with_a_browser_the_exit_code_is_0(runs, browser, tmp_path, capsys):
+def test_with_a_browser_the_exit_code_is_0(runs, browser, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["workbench", "figures", "export", "four_pillars"])
     code = main([*EXPORT, "four_pillars", "--store", str(runs.root), "--venue", "acl", "--width",
                  "full", "--formats", "svg", "--runs", "tar-s0", "-o", str(tmp_path)])  # fmt: skip
     assert code == 0 and "four_pillars-acl-full.svg" in said(capsys)

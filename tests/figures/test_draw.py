@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.figures.stores import ARMS, attacked, header, store, write
+from tests.figures.stores import ARMS, attacked, header, losses, prefill, store, write
 from workbench import catalogue
 from workbench.errors import InvalidValueError, UnknownNameError
 from workbench.figures import (
@@ -26,9 +26,9 @@ from workbench.figures import (
     paper,
     run_figure,
 )
-from workbench.rows import Cost, EmbeddingDrift, Metric, TokenKL
+from workbench.rows import Cost, EmbeddingDrift, Loss, Metric, Prefill, TokenKL
 
-ALL_KINDS = (Metric, Cost, TokenKL, EmbeddingDrift)
+ALL_KINDS = (Metric, Cost, TokenKL, EmbeddingDrift, Prefill, Loss)
 THEMES = [LIGHT, DARK, paper("icml"), paper("neurips", "full")]
 names = pytest.mark.parametrize("name", FIGURES)
 
@@ -76,7 +76,8 @@ def test_the_table_is_tidy_and_decides_the_drawing(frames, name):
     params = each.given(None)
     table = each.data(frames, params)
     assert isinstance(table, pd.DataFrame) and len(table) and table.index.is_unique
-    assert set(table["arm"]) == set(ARMS)
+    untrained = {"undefended"} if name == "training_terms" else set()
+    assert set(table["arm"]) == set(ARMS) - untrained
     assert each.draw(frames).to_json() == each.draw_table(table.copy(), frames, params).to_json()
 
 
@@ -94,7 +95,8 @@ def test_figures_set_no_type_but_the_themes(frames, name):
 @pytest.mark.parametrize("arm", ["undefended", "vaccine-control"])
 def test_one_arm_and_few_seeds(tmp_path, name, seeds, arm):
     few = store(tmp_path, {arm: ARMS[arm]}, seeds)
-    drawn = run_figure(name, few)
+    stage = {"stage": "attack"} if name == "training_terms" else {}  # undefended has no other
+    drawn = run_figure(name, few, **stage)
     assert drawn.layout.meta["caption"].startswith("1 seed ·" if seeds == (0,) else "2 seeds")
 
 
@@ -158,6 +160,76 @@ def test_the_released_model_does_not_differ_from_itself(frames):
     assert (table["median"] == 0).all()
 
 
+@pytest.mark.parametrize("params", [
+    {"stage": "attack"}, {"mean_of": 4}, {"gradient": False}, {"log": True},
+])  # fmt: skip
+def test_every_setting_of_training_terms(frames, params):
+    each = FIGURES["training_terms"]
+    drawn = each.draw(frames, params)
+    heads = [head.text for head in drawn.layout.annotations]
+    assert heads[:1] == ["align"]
+    assert ("gradient norm" in heads) == params.get("gradient", True)
+    assert ("tamper" in heads) == (params.get("stage") != "attack")  # a term that only tar has
+    longest = max(len(trace.x) for trace in drawn.data)
+    assert longest == {"attack": 64}.get(params.get("stage"), 8 if "mean_of" in params else 30)
+
+
+def test_terms_are_drawn_as_they_were_written(frames):
+    each = FIGURES["training_terms"]
+    table = each.data(frames, each.given(None)).set_index(["arm", "panel", "seed", "step"])
+    rows = frames[Loss]
+    rows = rows[(rows["stage"] == "defence") & (rows["arm"] == "tar")]
+    for _, row in rows.iterrows():
+        assert table.loc[("tar", row["term"], row["seed"], row["step"]), "value"] == row["value"]
+        norm = table.loc[("tar", "gradient norm", row["seed"], row["step"]), "value"]
+        assert norm == pytest.approx(row["grad_norm"])
+    four = each.data(frames, each.given({"mean_of": 4}))
+    four = four[(four["arm"] == "tar") & (four["panel"] == "align") & (four["seed"] == 1)]
+    assert four["step"].tolist() == [4, 8, 12, 16, 20, 24, 28, 30]
+    first = rows[(rows["term"] == "align") & (rows["seed"] == 1) & (rows["step"] <= 4)]
+    assert four["value"].iloc[0] == pytest.approx(first["value"].mean())
+
+
+def test_long_training_is_averaged(tmp_path):
+    made = store(tmp_path, {}, ())
+    run = header("long", "immunise", "tar", 0, {"name": "tar"})
+    write(made, run, losses("defence", "tar", 0, 2000), ALL_KINDS)
+    drawn = run_figure("training_terms", made)
+    assert max(len(trace.x) for trace in drawn.data) <= 150
+    assert "each point the mean of 14 steps" in drawn.layout.meta["caption"]
+
+
+def test_a_stage_that_was_not_trained_is_named(tmp_path):
+    made = store(tmp_path, {"undefended": 8}, (0,))
+    told = run_figure("training_terms", made).layout.annotations
+    assert "no stage 'defence' (there is: attack)" in told[0].text.replace("<br>", " ")
+
+
+def test_prefilled_tokens_are_averaged_over_prompts_then_seeds(tmp_path):
+    def row(prompt, values, group="hazard", domain="defended"):
+        return Prefill(stage="defence", step=9, split="test", domain=domain, example=f"p{prompt}",
+                       group=group, values=values)  # fmt: skip
+
+    made = store(tmp_path, {}, ())
+    told = {0: [[0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0]], 1: [[0.0, 0.0, 0.0, 1.0]]}
+    for seed, curves in told.items():
+        rows = [row(n, values) for n, values in enumerate(curves)]
+        rows += [row(7, [1.0] * 4, "benign"), row(8, [0.0, 0.5], domain="unseen")]
+        write(made, header(f"tar-s{seed}", "immunise", "tar", seed, {"name": "tar"}), rows,
+              ALL_KINDS)  # fmt: skip
+    each = FIGURES["prefill"]
+    frames = load(made, None, each.needs)
+    table = each.data(frames, each.given(None))
+    by_seed = table[table["seed"] == 0]
+    assert by_seed["harmfulness"].tolist() == pytest.approx([0, 2 / 3, 1])  # 4 tokens: one of three
+    mean = table[table["seed"].isna()]
+    assert mean["harmfulness"].tolist() == pytest.approx([0, 1 / 3, 0.5])  # no mean without seed 0
+    assert "n=3 hazards (defended, test)" in each.caption(table, each.given(None))
+    other = each.data(frames, each.given({"domain": "unseen", "tokens": 1}))
+    assert other["harmfulness"].max() == 0.5
+    assert each.options(frames) == {"domain": ["defended", "unseen"]}
+
+
 def test_a_threshold_moved_judges_anew(frames):
     each = FIGURES["four_pillars"]
 
@@ -218,7 +290,11 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path):
     odd = store(tmp_path, {}, ())
     run = header("odd.sft", "attack", arm, 0, {"name": arm})
     write(odd, run, attacked(8, 0, 4), ALL_KINDS)
-    for name in ("attack_budget", "drift_by_layer", "four_pillars"):
+    model = header("odd", "immunise", arm, 0, {"name": arm})
+    write(odd, model, losses("defence", arm, 0, 4) + prefill(1, 0), ALL_KINDS)
+    other = header("even.sft", "attack", "undefended", 0, None)
+    write(odd, other, attacked(8, 0, 4), ALL_KINDS)
+    for name in set(FIGURES) - {"kl_by_position"}:  # released models of these have no such rows
         shown = list(texts(json.loads(run_figure(name, odd).to_json())))
         assert not [text for text in shown if "$" in text or "<b>＄" in text], name
         assert any("&lt;b&gt;＄x＄&lt;/b&gt; &amp;" in text for text in shown), name

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from workbench.errors import UnknownNameError
 from workbench.figures import DARK, LIGHT, paper
-from workbench.figures._style import METHODS, OUTCOMES, PETROFF, arm_order, base_style
+from workbench.figures._style import (
+    METHODS,
+    OUTCOMES,
+    PETROFF,
+    VARIANTS,
+    arm_order,
+    base_style,
+)
 from workbench.figures.colour import (
     COLOUR_BLIND,
     channels,
@@ -37,6 +44,14 @@ GOLDEN = {
 def test_methods_keep_their_look_for_ever():
     assert METHODS == GOLDEN
     assert base_style("somebody_elses_method") == ("#86c8dd", "longdashdot", "hexagon")
+
+
+def test_a_variant_has_its_methods_colour_and_a_look_of_its_own():
+    for name, (colour, *look) in VARIANTS.items():
+        family = METHODS[name.partition("_")[2]]
+        assert colour == family[0] and tuple(look) != family[1:]
+        assert base_style(name) == VARIANTS[name]
+    assert len(set(VARIANTS.values())) == len(VARIANTS)
 
 
 def test_the_table_has_no_two_methods_alike():

@@ -13,9 +13,17 @@ from typing import Any
 import plotly.graph_objects as go
 
 from workbench.errors import UnknownNameError
-from workbench.figures import attack_budget, drift_by_layer, four_pillars, kl_by_position
+from workbench.figures import (
+    attack_budget,
+    drift_by_layer,
+    four_pillars,
+    frontier,
+    kl_by_position,
+    prefill,
+    training_terms,
+)
 from workbench.figures._base import Figure, Missing
-from workbench.figures._frames import Frames, arm_names, load, newest
+from workbench.figures._frames import Frames, arm_names, flattened, load, newest
 from workbench.figures._layout import SCREEN_WIDTH
 from workbench.figures._params import Params, make_params
 from workbench.figures._style import DARK, LIGHT, SCREEN, Theme, arm_order, method_of
@@ -44,6 +52,7 @@ __all__ = [
     "export",
     "export_all",
     "figure",
+    "flattened",
     "load",
     "make_params",
     "method_of",
@@ -54,7 +63,15 @@ __all__ = [
 
 FIGURES: dict[str, Figure] = {
     each.FIGURE.name: each.FIGURE
-    for each in (four_pillars, attack_budget, kl_by_position, drift_by_layer)
+    for each in (
+        four_pillars,
+        attack_budget,
+        frontier,
+        kl_by_position,
+        prefill,
+        drift_by_layer,
+        training_terms,
+    )
 }
 """Every figure, by name. To add one: its file, and its module here."""
 

@@ -47,7 +47,7 @@ class Figure:
     title: str
     """The question it answers."""
     page: str
-    """Page of the dashboard: overview, resistance, tokens, drift."""
+    """Page of the dashboard: overview, resistance, frontier, tokens, drift, training."""
     needs: tuple[type[Row], ...]
     """Kinds of row it is made from."""
     params: type[Params]
@@ -60,6 +60,8 @@ class Figure:
     """One line: prompts, seeds, split, step, thresholds."""
     help: str
     """Formula, source, and what the figure does not show."""
+    whole: bool = False
+    """Whether it is about all arms of a store: the dashboard draws more than those on show."""
     options: Callable[[Frames], dict[str, list[Any]]] = field(default=_no_options)
     """Parameter to the values these runs have, for parameters that name something stored."""
 

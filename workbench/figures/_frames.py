@@ -128,8 +128,8 @@ def newest(runs: list[RunHeader]) -> tuple[list[RunHeader], dict[str, str]]:
 def arm_names(runs: Iterable[RunHeader]) -> dict[str, tuple[str, str]]:
     """Arm and attack of each run, with the settings in which runs of the same name differ."""
     runs = list(runs)
-    arms = {r.id: (r.arm, _settings(r.defence) | {"model": SEED.sub("", r.model)}) for r in runs}
-    attacks = {r.id: ((r.attack or {}).get("name", ""), _settings(r.attack)) for r in runs}
+    arms = {r.id: (r.arm, flattened(r.defence) | {"model": SEED.sub("", r.model)}) for r in runs}
+    attacks = {r.id: ((r.attack or {}).get("name", ""), flattened(r.attack)) for r in runs}
     data = {r.hashes.get("data", "")[:8] for r in runs}
     arm, attack = _distinct(arms), _distinct(attacks)
     return {
@@ -156,12 +156,12 @@ def _distinct(named: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, str]
     }
 
 
-def _settings(method: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
+def flattened(method: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
     """A nested configuration as one level of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in (method or {}).items():
         if isinstance(value, Mapping):
-            flat |= _settings(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

@@ -33,6 +33,11 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "seam": (AZURE, "solid", "star"),
 }
 """Colour, dash and marker of each method. Entries are added, never changed."""
+VARIANTS: dict[str, tuple[str, str, str]] = {
+    "t_vaccine": (BLUE, "longdash", "diamond"),
+    "random_vaccine": (BLUE, "dashdot", "star"),
+}
+"""The same of methods that are another's variant and share its colour. Never changed either."""
 
 OUTCOMES = {"held": "#0f8b8d", "broken-useless": "#b26a00", "broken-useful": "#c91f16",
             "unconfirmed": "#656364"}  # fmt: skip
@@ -75,8 +80,8 @@ def method_of(arm: str) -> tuple[str, bool]:
 
 def base_style(method: str) -> tuple[str, str, str]:
     """Colour, dash and marker; of a method not in the table, always the same ones by its name."""
-    if method in METHODS:
-        return METHODS[method]
+    if known := {**METHODS, **VARIANTS}.get(method):
+        return known
     number = int.from_bytes(sha256(method.encode()).digest()[:6], "big")
     number, colour = divmod(number, len(PETROFF) - 1)
     number, dash = divmod(number, len(DASHES) - 1)
@@ -86,7 +91,8 @@ def base_style(method: str) -> tuple[str, str, str]:
 def arm_order(arm: str) -> tuple[bool, int, str, bool, str]:
     """Sort key: undefended, then known methods, others by name, each before its control."""
     method, control = method_of(arm)
-    place = list(METHODS).index(method) if method in METHODS else len(METHODS)
+    known = [*METHODS, *VARIANTS]
+    place = known.index(method) if method in known else len(known)
     return method != UNDEFENDED, place, method, control, arm
 
 
