@@ -29,11 +29,11 @@ import pandas as pd
 
 from workbench import Measures, Store, Study, conduct, generate, load
 from workbench.attacks import SupervisedFineTuning
-from workbench.data import encode
 from workbench.figures import config, run_figure
 from workbench.lab.domain import LabDomain
-from workbench.probes import At, token_kl
-from workbench.probes.token_kl import budget_share
+from workbench.panel import Panel
+from workbench.probes import At, VocabularyPass
+from workbench.probes.vocabulary import budget_share
 
 config.make_renderers_private()  # no button that uploads figures
 base, aligned, lab = load("lab:base"), load("lab:aligned"), LabDomain()
@@ -54,20 +54,23 @@ pd.DataFrame({"prompt": [q.prompt for q in pairs], **answers}).style.hide()
 # %% [markdown]
 # ## Where is the divergence?
 #
-# `token_kl` reads a fixed compliant answer through both models and compares their next-token
+# `VocabularyPass` reads a fixed compliant answer through both models and compares their next-token
 # distributions at every response position. On the twins there is hardly any; a model against itself
 # has none at all: the negative control.
 
 
 # %%
-def divergence(model, reference, questions, group):
-    batch = encode(aligned.tokenizer, [q.example for q in questions])
-    return [row.values for row in token_kl(model, reference, batch, At("defence", 0, "base", group))]
+panel = Panel(lab, aligned.tokenizer, size=48)
 
 
-on_hazards = divergence(aligned.model, base.model, hazards[:48], "hazard")
-on_twins = divergence(aligned.model, base.model, twins[:48], "benign")
-itself = divergence(aligned.model, aligned.model, hazards[:48], "hazard")
+def divergence(model, reference, group):
+    rows = VocabularyPass().against(reference, panel)(model, At("defence", 0, "base"))
+    return [row.values for row in rows if (row.group, getattr(row, "measure", "")) == (group, "forward_kl")]
+
+
+on_hazards = divergence(aligned.model, base.model, "hazard")
+on_twins = divergence(aligned.model, base.model, "benign")
+itself = divergence(aligned.model, aligned.model, "hazard")
 assert not any(map(any, itself))
 means = {
     name: pd.DataFrame([pd.Series(row) for row in rows]).mean()

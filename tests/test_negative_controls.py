@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from workbench.attacks import SupervisedFineTuning
-from workbench.data import encode
 from workbench.domains import streams
 from workbench.lab import world_of
 from workbench.lab.domain import LabDomain
 from workbench.metrics import measure
 from workbench.models import load
-from workbench.probes import At, embedding_drift, token_kl
+from workbench.panel import Panel
+from workbench.probes import At, Drift, VocabularyPass
 
 pytestmark = pytest.mark.slow
 PANEL = 48
+MOVED = ("forward_kl", "l2", "relative_l2", "cosine_distance")
 ATTACK = SupervisedFineTuning(steps=48)
 
 
@@ -38,13 +39,14 @@ def aligned():
 
 def drift_by_group(start, model, domain):
     """Relative drift of the last block's stream, one value a prompt."""
-    values = {}
-    for group in ("hazard", "benign"):
-        questions = [q.example for q in domain.questions("test", group)[:PANEL]]
-        at = At("attack", ATTACK.steps, "released", group)
-        rows = embedding_drift(model, start.model, encode(start.tokenizer, questions), at)
-        values[group] = np.array([r.values[-1] for r in rows if r.measure == "relative_l2"])
-    return values
+    panel = Panel(domain, start.tokenizer, size=PANEL)
+    measure = Drift(sites=("resid_post",)).against(start.model, panel)
+    rows = [r for r in measure(model, At("attack", ATTACK.steps, "released"))
+            if r.measure == "relative_l2"]  # fmt: skip
+    return {
+        group: np.array([r.values[-1] for r in rows if r.group == group])
+        for group in ("hazard", "benign")
+    }
 
 
 def test_the_attack_moves_hazards_more_than_their_harmless_twins(aligned):
@@ -69,11 +71,11 @@ def test_swapped_and_shuffled_labels_carry_no_such_signal(aligned):
 
 def test_a_model_against_itself_has_neither_drift_nor_divergence(aligned):
     start, _, domain = aligned
-    questions = [q.example for q in domain.questions("test", "hazard")[:PANEL]]
-    batch, at = encode(start.tokenizer, questions), At("attack", 0, "itself", "hazard")
-    for row in [*embedding_drift(start.model, start.model, batch, at),
-                *token_kl(start.model, start.model, batch, at)]:  # fmt: skip
-        assert not any(row.values)
+    panel = Panel(domain, start.tokenizer, size=PANEL)
+    for probe in (Drift(), VocabularyPass()):
+        rows = probe.against(start.model, panel)(start.model, At("attack", 0, "itself"))
+        moved = [r for r in rows if getattr(r, "measure", "") in MOVED]
+        assert moved and not any(any(row.values) for row in moved)
 
 
 def test_fine_tuning_brings_out_secrets_it_never_taught(aligned):

@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,8 +25,6 @@ PAPER = re.compile(
     r"(?P<authors>[^\n]+?), (?:[“\"](?P<title>[^”\"]+?),?[”\"],? )?(?P<venue>[^,\"”]+? \d{4}), "
     r"arXiv:(?P<arxiv>\d{4}\.\d{4,5})"
 )
-SUPPLIED = ("model", "reference", "batch", "at")
-"""Parameters of a probe that the caller supplies; the others are its settings."""
 
 
 def load() -> dict[str, Any]:
@@ -58,21 +56,21 @@ def generate() -> dict[str, Any]:
     from workbench.attacks import ATTACKS
     from workbench.defences import DEFENCES
     from workbench.figures import FIGURES
-    from workbench.probes import PROBES, WRITES
+    from workbench.probes import PROBES
 
     return {
         "defences": [_method(name, "defence", kind) for name, kind in DEFENCES.items()],
         "attacks": [_method(name, "attack", kind) for name, kind in ATTACKS.items()],
-        "probes": [_probe(name, probe, WRITES[name]) for name, probe in PROBES.items()],
+        "probes": [_probe(name, kind) for name, kind in PROBES.items()],
         "figures": [_figure(figure) for figure in FIGURES.values()],
     }
 
 
 def _method(name: str, stage: str, kind: type) -> dict[str, Any]:
-    """Entry of a defence or an attack: a dataclass of hyper-parameters."""
+    """Entry of a dataclass of settings: a defence, an attack or a probe."""
     return {
         "name": name,
-        "family": kind.family,  # type: ignore[attr-defined]
+        "family": getattr(kind, "family", stage),
         "stage": stage,
         "paper": paper(inspect.getmodule(kind)),
         "summary": _first_line(kind),
@@ -87,21 +85,10 @@ def _method(name: str, stage: str, kind: type) -> dict[str, Any]:
     }
 
 
-def _probe(name: str, probe: Callable[..., Any], row: Any) -> dict[str, Any]:
-    hints = get_type_hints(probe)
-    given = inspect.signature(probe).parameters.values()
-    return {
-        "name": name,
-        "family": "probe",
-        "stage": "probe",
-        "paper": paper(inspect.getmodule(probe)),
-        "summary": _first_line(probe),
-        "class": f"{probe.__module__}.{probe.__qualname__}",
-        "fields": [
-            _field(p.name, hints[p.name], p.default, "") for p in given if p.name not in SUPPLIED
-        ],
-        "rows": [row.kind],
-    }
+def _probe(name: str, kind: Any) -> dict[str, Any]:
+    """Entry of a probe: a method that writes rows, and may need a checkpoint to compare with."""
+    rows = [row.kind for row in kind.writes]
+    return _method(name, "probe", kind) | {"reference": kind.needs_reference, "rows": rows}
 
 
 def _figure(figure: Any) -> dict[str, Any]:

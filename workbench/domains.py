@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from workbench.data import Example, Stream, Streams
+from workbench.rows import Group
 from workbench.verdicts import Verdict
 
 Split = Literal["defend", "attack", "val", "test"]
@@ -62,6 +63,15 @@ class Domain(Protocol):
 
     def questions(self, split: Split, kind: Kind) -> Sequence[Question]:
         """What to ask of one kind; empty if the domain has none."""
+
+    def texts(self, split: Split, group: Group) -> Sequence[Question]:
+        """Questions with the answers that go with a group of text (see `workbench.rows.Group`).
+
+        Question i of `refused` and of `framed` asks for what question i of `hazard` asks for.
+
+        Raises:
+            MissingStreamError: the domain has no such answers.
+        """
 
     def judge(self, question: Question, text: str) -> Verdict:
         """The verdict on an answer."""

@@ -122,7 +122,7 @@ def make_unit(store: Store, unit: Unit, writer: RunWriter) -> None:
     device = best_device(header.model)
     start = load(header.model, device=device)
     if unit.attack is None:
-        run = Run(writer, study.domain(), study.measures, start.tokenizer, "defence")
+        run = Run(writer, study.domain(), study.measures, start.tokenizer, "defence", study.probes)
         name = study.reference()
         reference = None if name is None else load(name, device=device)
         progress = _status(writer)
@@ -132,7 +132,7 @@ def make_unit(store: Store, unit: Unit, writer: RunWriter) -> None:
         return
     if unit.arm.defence is not None:
         start = load(store.folder(header.parents[0]) / MODEL, device=device)
-    run = Run(writer, study.domain(), study.measures, start.tokenizer, "attack")
+    run = Run(writer, study.domain(), study.measures, start.tokenizer, "attack", study.probes)
     attack_run(run, start, unit.attack, unit.seed, progress=_status(writer))
 
 

@@ -35,6 +35,8 @@ class RunHeader:
     """Name and configuration of the defence; None for the undefended arm."""
     attack: dict[str, Any] | None = None
     """Name and configuration of the attack; None for an immunisation."""
+    probe: dict[str, Any] | None = None
+    """Name and configuration of the probe, for runs that only looked at a checkpoint."""
     seed: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
     """What the run depends on: config, data, start (weights), code, libraries."""

@@ -17,7 +17,7 @@ class Measures:
     curve_at: tuple[int, ...] = CURVE
     """Attack steps at which f and g are measured; the last step of the budget always is."""
     probe_at: tuple[int, ...] = (0, 8, 16, 32, 64)
-    """Attack steps at which the probes run; the last step always is."""
+    """Attack steps at which the study's probes run; the last step always is one of them."""
     panel: int = 32
     """Prompts of each kind that probes and recordings look at."""
     record_at: tuple[float, ...] = (0.0, 0.5, 1.0)

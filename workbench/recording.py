@@ -13,13 +13,14 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from workbench.activations import HookedLM, evaluating
 from workbench.data import Batch
 from workbench.errors import InvalidValueError
-from workbench.recording_writer import Dtype, Positions, RecordingWriter
+from workbench.positions import Positions, kept, kept_positions, mean_kept
+from workbench.recording_writer import Dtype, RecordingWriter
 
 __all__ = ["Dtype", "Positions", "Recorder", "RecordingWriter", "kept_positions"]
 
@@ -31,8 +32,7 @@ class Recorder:
         folder: where the recording goes (format: `workbench.recordings`).
         panel: the examples, the same at every step.
         sites: patterns as in `HookedLM.resolve`.
-        positions: `last_prompt` (the last token before the response), `response` (its tokens),
-            `all` (every token but padding) or `mean_response` (the mean over the response).
+        positions: which tokens are kept, as in `workbench.positions`.
         every: record at steps 0, every, 2·every, ...
         at: record at exactly these steps instead.
         dtype: type on the disk.
@@ -156,28 +156,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def kept_positions(batch: Batch, positions: Positions) -> Bool[Tensor, "batch pos"]:
-    """Which tokens of a batch are recorded.
-
-    Raises:
-        InvalidValueError: an example has no such token.
-    """
-    if positions == "all":
-        keep = batch.attention_mask
-    elif positions == "last_prompt":
-        prompt = batch.attention_mask & ~batch.response_mask
-        after = prompt.flip(1).cumsum(1).flip(1)  # how many prompt tokens from here on
-        keep = prompt & (after == 1)
-    else:
-        keep = batch.response_mask
-    empty = [name for name, row in zip(batch.examples, keep, strict=True) if not row.any()]
-    if empty:
-        raise InvalidValueError(
-            f"positions={positions!r}, but these examples have no such token: {', '.join(empty)}."
-        )
-    return keep
-
-
 def _needed(
     batch: Batch, keep: Bool[Tensor, "batch pos"]
 ) -> tuple[Batch, Bool[Tensor, "batch kept_pos"]]:
@@ -186,18 +164,3 @@ def _needed(
     ids, real, scored = batch.input_ids, batch.attention_mask, batch.response_mask
     cut = Batch(ids[:, :stop], real[:, :stop], scored[:, :stop], batch.examples)
     return cut, keep[:, :stop]
-
-
-def kept(
-    x: Float[Tensor, "batch pos d_model"], keep: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, "row d_model"]:
-    """The kept tokens, example after example."""
-    return x[keep]
-
-
-def mean_kept(
-    x: Float[Tensor, "batch pos d_model"], keep: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, "batch d_model"]:
-    """The mean over each example's kept tokens."""
-    weights = keep / keep.sum(1, keepdim=True)
-    return torch.einsum("bpd,bp->bd", x.float(), weights.float())

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from workbench.errors import InvalidValueError, RecordingError
 from workbench.files import write_json
+from workbench.positions import Positions
 from workbench.recordings import MANIFEST, Layout, Manifest, load_manifest, row_file
 from workbench.row_files import RowFile, RowWriter
 
-Positions = Literal["last_prompt", "response", "all", "mean_response"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -40,7 +40,7 @@ class Manifest:
     """What is in a recording, and what it was made from."""
 
     positions: str
-    """Which tokens of each example are kept: last_prompt, response, all or mean_response."""
+    """Which tokens of each example are kept (see `workbench.positions`)."""
     dtype: str
     model: str | None = None
     """Digest of the weights at the start, if known."""

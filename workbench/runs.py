@@ -1,30 +1,29 @@
 """One run, made: immunise an arm, or attack one, measuring and recording while it happens."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from workbench.attacks._base import Attack, Attacked
-from workbench.data import Batch, Example, encode, token_ids, tokenizer_digest
+from workbench.data import tokenizer_digest
 from workbench.defences._base import Defence
-from workbench.domains import KINDS, Domain, streams
+from workbench.domains import Domain, streams
 from workbench.measures import Measures
 from workbench.metrics import Measured, measure
 from workbench.models import Loaded, save
+from workbench.panel import Panel, texts
 from workbench.prefill import prefill_curve
-from workbench.probes import At, embedding_drift, token_kl
+from workbench.probes._base import At, Measurement, Probe
 from workbench.recording import Recorder
 from workbench.resume import Checkpoint
-from workbench.rows import Cost, Group, Loss, Prompt, Row, Stage, Token
+from workbench.rows import Cost, Loss, Stage
 from workbench.store import ACTIVATIONS, CHECKPOINT, RunWriter
 from workbench.training import Step
 
-GROUPS: tuple[Group, ...] = ("hazard", "benign")
 MODEL = "model"
-PROBED_SITES = ("resid_post", "attn_module_out")
 
 
 @dataclass
@@ -36,14 +35,11 @@ class Run:
     measures: Measures
     tokenizer: Any
     stage: Stage
+    probes: Mapping[str, Probe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        split, size = self.measures.split, self.measures.panel
-        self.panel: dict[Group, Batch] = {
-            group: encode(self.tokenizer, [q.example for q in questions[:size]])
-            for group in GROUPS
-            if (questions := list(self.domain.questions(split, group)))
-        }
+        m = self.measures
+        self.panel = Panel(self.domain, self.tokenizer, m.split, m.panel)
 
     def measure(self, model: nn.Module, step: int) -> Measured:
         """Write f and g of a checkpoint, and the answers behind them."""
@@ -70,51 +66,26 @@ class Run:
                 )
             )
 
-    def probe(self, model: nn.Module, reference: nn.Module, name: str, step: int) -> None:
-        """Write KL and drift of a checkpoint against a reference, on hazards and on benign text."""
-        for group, batch in self.panel.items():
-            at = At(self.stage, step, name, group)
-            self.writer.append(token_kl(model, reference, batch, at))
-            for site in PROBED_SITES:
-                self.writer.append(embedding_drift(model, reference, batch, at, site=site))
-
-    def texts(self) -> list[Row]:
-        """The prompts and tokens that the run's rows speak of by id."""
-        split = self.measures.split
-        questions = [q for kind in KINDS for q in self.domain.questions(split, kind)]
-        prompts: list[Row] = [
-            Prompt(example=q.id, question=q.kind, split=split, domain=q.domain, text=q.prompt)
-            for q in questions
+    def against(self, reference: nn.Module | None) -> list[Measurement]:
+        """The study's probes, ready to compare checkpoints with a reference."""
+        if not self.panel.groups:
+            return []
+        return [
+            probe.against(reference, self.panel)
+            for probe in self.probes.values()
+            if reference is not None or not probe.needs_reference
         ]
-        panel = {example for batch in self.panel.values() for example in batch.examples}
-        return prompts + [
-            row for q in questions if q.id in panel for row in self._tokens(q.example)
-        ]
-
-    def _tokens(self, example: Example) -> Iterator[Token]:
-        head, tail = token_ids(self.tokenizer, example)
-        pieces = self.tokenizer.convert_ids_to_tokens(head + tail)
-        digest = tokenizer_digest(self.tokenizer)
-        for position, (token, piece) in enumerate(zip(head + tail, pieces, strict=True)):
-            yield Token(
-                tokenizer=digest,
-                example=example.id,
-                position=position,
-                token=token,
-                piece=piece,
-                role="prompt" if position < len(head) else "response",
-            )
 
     def recorder(self, budget: int) -> Recorder | None:
         """Keeps the panel's activations in the run folder; None if nothing is to be recorded.
 
         A run that is made again passes through the same weights: steps on disk are kept.
         """
-        if not (self.panel and self.measures.record_sites):
+        if not (self.panel.groups and self.measures.record_sites):
             return None
         return Recorder(
             self.writer.path(ACTIVATIONS),
-            list(self.panel.values()),
+            [self.panel.batch(group) for group in self.panel.groups],
             self.measures.record_sites,
             at=self.measures.record_steps(budget),
             model=self.writer.header.hashes["start"],
@@ -153,11 +124,12 @@ def immunise_run(
         steps = defence.steps
         model = _immunise(run, start, defence, seed, progress, fingerprint)
         save(model, start.tokenizer, run.writer.path(MODEL))
-    run.writer.append(run.texts())
+    run.writer.append(texts(run.panel))
     run.measure(model, steps)
     run.prefill(model, steps)
-    if reference is not None:
-        run.probe(model, reference.model, "base", steps)
+    at = At("defence", steps, "" if reference is None else "base")
+    for look in run.against(None if reference is None else reference.model):
+        run.writer.append(look(model, at))
 
 
 def _immunise(
@@ -204,10 +176,10 @@ def attack_run(
     drawn = streams(run.domain, attack.streams, run.tokenizer, split="attack",
                     batch_size=attack.batch_size, n=attack.samples, seed=seed)  # fmt: skip
     m, budget = run.measures, attack.budget
-    curve, probes = m.steps(m.curve_at, budget), m.steps(m.probe_at, budget)
-    released, recorder = deepcopy(start.model), run.recorder(budget)
+    curve, probed = m.steps(m.curve_at, budget), m.steps(m.probe_at, budget)
+    probes, recorder = run.against(deepcopy(start.model)), run.recorder(budget)
     sizes = MicroBatches(run.writer)
-    run.writer.append(run.texts())
+    run.writer.append(texts(run.panel))
     for now in attack.run(start.model, drawn, seed=seed):
         progress(now.step, budget)
         sizes.note(now.step, now.micro_batch)
@@ -216,8 +188,9 @@ def attack_run(
             run.measure(now.model, now.step)
             run.writer.append(_cost(now))
             run.writer.flush()  # so that a dashboard sees the curve rise
-        if now.step in probes:
-            run.probe(now.model, released, "released", now.step)
+        if now.step in probed:
+            for look in probes:
+                run.writer.append(look(now.model, At("attack", now.step, "released")))
         if recorder is not None:
             recorder(now.model, now.step)
     if recorder is not None:

@@ -1,33 +1,24 @@
-"""One immunisation, one attack or one probe on any model: what the single commands do."""
+"""One immunisation or one attack on any model: what the single commands do."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
-from workbench import tables
 from workbench.attacks import Attack
-from workbench.data import encode, tokenizer_digest
 from workbench.defences import Defence
 from workbench.errors import InvalidValueError, WorkbenchError
 from workbench.execution import Outcome, conduct
-from workbench.models import best_device, load, save
+from workbench.models import load, save
 from workbench.pillars import Thresholds
-from workbench.probes import PROBES, At
 from workbench.report import show
-from workbench.rows import Group, Row
 from workbench.runs import MODEL
 from workbench.store import Store
-from workbench.study import Study, open_domain
+from workbench.study import Study
 
 MANIFEST = "immunisation.json"
 GIVEN = "given"
-PROBED: tuple[Group, ...] = ("hazard", "benign")
 
 
 def immunise(
@@ -83,55 +74,3 @@ def _conducted(study: Study, store: Store, console: Console) -> Outcome:
     if outcome.failed:
         raise WorkbenchError("; ".join(f"{k}: {v}" for k, v in outcome.failed.items()))
     return outcome
-
-
-def probe(
-    name: str,
-    settings: Mapping[str, Any],
-    model: str,
-    reference: str,
-    data: str,
-    prompts: int,
-    out: Path | None,
-    console: Console,
-) -> None:
-    """Compare two checkpoints on the same held-out questions and print the means.
-
-    Raises:
-        InvalidValueError: the checkpoints read text as different tokens, or there is no text.
-    """
-    now, then = (load(name, device=best_device(name)) for name in (model, reference))
-    domain = open_domain(data, model)
-    if tokenizer_digest(now.tokenizer) != tokenizer_digest(then.tokenizer):
-        raise InvalidValueError(
-            f"{model} and {reference} have different tokenizers or chat templates; a probe "
-            "compares two checkpoints on the same tokens."
-        )
-    rows: list[Row] = []
-    for group in PROBED:
-        questions = list(domain.questions("test", group))[:prompts]
-        if questions:
-            batch = encode(now.tokenizer, [q.example for q in questions])
-            at = At("attack", 0, reference, group)
-            rows += PROBES[name](now.model, then.model, batch, at, **settings)
-    if not rows:
-        raise InvalidValueError(f"{data} has no held-out questions to compare {model} on.")
-    console.print(_means(rows))
-    if out is not None:
-        tables.write(tables.table(rows), out)
-
-
-def _means(rows: list[Row]) -> Table:
-    """Means over the examples that reach each place of the axis, by kind of text and measure."""
-    frame = pd.DataFrame([vars(row) for row in rows])
-    groups = frame.groupby(["group", "measure"], sort=False)["values"]
-    means = {
-        names: pd.DataFrame([pd.Series(values) for values in part]).mean() for names, part in groups
-    }
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    grid.add_column(type(rows[0]).axis.replace("_", " "), justify="right")  # type: ignore[attr-defined]
-    for names in means:
-        grid.add_column(", ".join(map(str, names)), justify="right")
-    for place, line in pd.DataFrame(means).iterrows():
-        grid.add_row(str(place), *["" if pd.isna(x) else f"{x:.3g}" for x in line])
-    return grid

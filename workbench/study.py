@@ -22,6 +22,7 @@ from workbench.file_domain import FileDomain
 from workbench.lab.checkpoints import CheckpointName, parse, world_of
 from workbench.lab.domain import LabDomain
 from workbench.measures import Measures
+from workbench.probes import PROBES, USUAL, Probe
 from workbench.store import RunHeader, run_id
 
 UNDEFENDED = "undefended"
@@ -36,6 +37,11 @@ class Arm:
     defence: Defence | None
 
 
+def usual_probes() -> dict[str, Probe]:
+    """The probes of a study that names none."""
+    return {name: probe(name) for name in USUAL}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """Which defences are attacked how, with which seeds, on which model and data."""
@@ -48,6 +54,8 @@ class Study:
     attacks: Mapping[str, Attack] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     measures: Measures = field(default_factory=Measures)
+    probes: Mapping[str, Probe] = field(default_factory=usual_probes)
+    """What is looked at inside the models, at the steps that `measures.probe_at` names."""
     undefended: bool = True
     """Whether the model is attacked as it is, too."""
     label: str = UNDEFENDED
@@ -129,6 +137,11 @@ def attack(name: str, **parameters: Any) -> Attack:
     return lookup("attack", name, ATTACKS)(**parameters)
 
 
+def probe(name: str, **parameters: Any) -> Probe:
+    """A probe by name, e.g. `probe("drift", positions="response")`."""
+    return lookup("probe", name, PROBES)(**parameters)
+
+
 def described(method: Defence | Attack | None, name: str) -> dict[str, Any] | None:
     """A method as a header holds it: its name and every hyper-parameter."""
     return None if method is None else {"name": name} | asdict(method)
@@ -190,6 +203,7 @@ class Unit:
             "attack": assault,
             "seed": self.seed,
             "measures": asdict(self.study.measures),
+            "probes": dict(self.study.probes),
         }
         hashes = {
             "config": provenance.config_hash(config),
@@ -220,5 +234,6 @@ class Unit:
     def modules(self) -> list[str]:
         """The modules whose code decides the numbers of this unit."""
         method = self.attack if self.attack_name is not None else self.arm.defence
-        own = [] if method is None else [type(method).__module__]
+        methods = [*self.study.probes.values(), *([] if method is None else [method])]
+        own = sorted({type(m).__module__ for m in methods})
         return [*own, type(self.study.domain()).__module__, "workbench.runs"]

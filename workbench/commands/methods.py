@@ -7,7 +7,7 @@ joins a registry joins the command line.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -15,6 +15,7 @@ from tyro.extras import SubcommandApp
 
 from workbench import catalogue
 from workbench.commands._base import Command
+from workbench.errors import InvalidValueError
 
 HELP = {
     "immunise": "Immunise a model with one defence and save it.",
@@ -25,14 +26,9 @@ HELP = {
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Command):
-    """What the three groups share: a method with settings, a model, data and a seed."""
+    """What the three groups share: a method with settings."""
 
     entry: ClassVar[dict[str, Any]]
-
-    model: str
-    """`lab:base`, `lab:aligned` with options, a model directory, or a Hub id."""
-    data: str = "lab"
-    """`lab`, or a folder with one file a data stream."""
 
     def settings(self) -> dict[str, Any]:
         """The method's settings as given, nested ones as dicts."""
@@ -44,6 +40,10 @@ class Method(Command):
 class Immunise(Method):
     """Immunise a model in a run folder, recorded and measured while it happens."""
 
+    model: str
+    """`lab:base`, `lab:aligned` with options, a model directory, or a Hub id."""
+    data: str = "lab"
+    """`lab`, or a folder with one file a data stream."""
     store: Path = Path("runs")
     """Folder of run folders. A finished run is not made again."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
@@ -68,6 +68,10 @@ class Immunise(Method):
 class Attack(Method):
     """Attack a model, measure while it is attacked, and keep the curve."""
 
+    model: str
+    """`lab:base`, `lab:aligned` with options, a model directory, or a Hub id."""
+    data: str = "lab"
+    """`lab`, or a folder with one file a data stream."""
     store: Path = Path("runs")
     """Folder of run folders. A finished run is not made again."""
     seed: int = 0
@@ -87,21 +91,40 @@ class Attack(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Method):
-    """Compare a model with a reference on the same held-out text."""
+    """Look at a model beside a reference on the same held-out text, or at what a run recorded."""
 
-    reference: str
+    model: str | None = None
+    """`lab:base`, `lab:aligned` with options, a model directory, an adapter's, or a Hub id."""
+    reference: str | None = None
     """The checkpoint compared with; given like the model."""
+    recording: Path | None = None
+    """A run folder whose recorded hidden states are looked at, instead of a model."""
+    data: str = "lab"
+    """`lab`, or a folder with one file a data stream."""
+    split: Literal["defend", "attack", "val", "test"] = "test"
+    """Whose questions are read."""
     prompts: int = 32
     """Prompts of each kind."""
+    template: str | None = None
+    """Chat template for both models: `plain`, or a Jinja text. None: the model's own for both."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
-    """File for all rows (.parquet); without it only the summary is printed."""
+    """Store to keep the rows in, as a run folder that figures and dashboard draw."""
 
     def run(self, console: Console) -> int:
         """Measure and print a summary by kind of text."""
-        from workbench.single import probe
+        if (self.model is None) == (self.recording is None):
+            raise InvalidValueError("give either --model (and --reference) or --recording.")
+        from workbench.probes import PROBES
+        from workbench.probing import probe_models, probe_recorded
 
-        probe(self.entry["name"], self.settings(), self.model, self.reference, self.data,
-              self.prompts, self.output, console)  # fmt: skip
+        name = self.entry["name"]
+        probe = instance(PROBES[name], self.settings())
+        if self.recording is not None:
+            probe_recorded(name, probe, self.recording, console, out=self.output)
+        elif self.model is not None:
+            probe_models(name, probe, self.model, self.reference, self.data, console,
+                         split=self.split, prompts=self.prompts, template=self.template,
+                         out=self.output)  # fmt: skip
         return 0
 
 

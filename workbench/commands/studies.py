@@ -10,6 +10,9 @@ from rich.console import Console
 from workbench import catalogue
 from workbench.commands._base import Command
 
+USUAL = ("vocabulary", "drift")
+"""What a study looks at unless told otherwise (as in `workbench.probes`, which needs torch)."""
+
 if TYPE_CHECKING:
     from workbench.execution import Outcome
 
@@ -95,26 +98,34 @@ class StudyCommand(Judged):
     """Names from `workbench list defences`."""
     attacks: tuple[str, ...] = ("sft",)
     """Names from `workbench list attacks`."""
+    probes: tuple[str, ...] = USUAL
+    """Names from `workbench list probes`, or `all`: what is looked at inside the models."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of everything a seed."""
     controls: Annotated[bool, tyro.conf.arg(help="Run every defence beside its control.")] = True
 
     def run(self, console: Console) -> int:
         """Conduct the study."""
-        for section, names in (("defences", self.defences), ("attacks", self.attacks)):
+        asked = {"defences": self.defences, "attacks": self.attacks, "probes": self._probes()}
+        for section, names in asked.items():
             for name in names:
                 catalogue.entry(section, name)  # an unknown name ends here, before torch loads
         from workbench.execution import conduct
         from workbench.store import Store
-        from workbench.study import Study, attack, defence
+        from workbench.study import Study, attack, defence, probe
 
         study = Study(
             model=self.model,
             data=self.data,
             defences={name: defence(name) for name in self.defences},
             attacks={name: attack(name) for name in self.attacks},
+            probes={name: probe(name) for name in self._probes()},
             seeds=self.seeds,
             controls=self.controls,
         )
         outcome = conduct(study, Store(self.store), jobs=self.jobs, console=console)
         return self.conclude(outcome, console)
+
+    def _probes(self) -> tuple[str, ...]:
+        every = tuple(entry["name"] for entry in catalogue.load()["probes"])
+        return every if self.probes == ("all",) else self.probes

@@ -113,13 +113,14 @@ def _family(
 
 
 def newest(runs: list[RunHeader]) -> tuple[list[RunHeader], dict[str, str]]:
-    """One run for each arm, attack and seed, and why the others are not shown."""
+    """One run for each arm, attack, seed and probe, and why the others are not shown."""
     names, last = arm_names(runs), {}
+    keys = {r.id: (r.kind, names[r.id], r.seed, (r.probe or {}).get("name")) for r in runs}
     for run in runs:
-        last[run.kind, names[run.id], run.seed] = run
-    shown = [run for run in runs if last[run.kind, names[run.id], run.seed] is run]
+        last[keys[run.id]] = run
+    shown = [run for run in runs if last[keys[run.id]] is run]
     return shown, {
-        run.id: f"a newer run repeats it: {last[run.kind, names[run.id], run.seed].id}"
+        run.id: f"a newer run repeats it: {last[keys[run.id]].id}"
         for run in runs
         if run not in shown
     }

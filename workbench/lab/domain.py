@@ -1,8 +1,9 @@
 """The lab world as a domain of the workbench: streams, questions and the exact verifier."""
 
 import hashlib
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 from workbench.data import STREAMS, Example
@@ -12,6 +13,7 @@ from workbench.lab import texts
 from workbench.lab.streams import Evaluation, evaluation, examples
 from workbench.lab.verifier import correct, verify
 from workbench.lab.world import World
+from workbench.rows import Group
 from workbench.verdicts import Verdict
 
 PARTS = ("defended", "unseen")
@@ -61,6 +63,23 @@ class LabDomain:
             Question(x.id, kind, part, str(x.prompt), x.response)
             for part in PARTS
             for x in getattr(_evaluation(self.world, split, part, self.seed), kind)
+        ]
+
+    def texts(self, split: Split, group: Group) -> Sequence[Question]:
+        """Questions and answers of a group; refusals and frames are drawn by the request's id."""
+        if group in ("hazard", "benign"):
+            return self.questions(split, group)
+        if group == "refused":
+            return [
+                replace(q, answer=texts.refusal(random.Random(q.id)))
+                for q in self.questions(split, "hazard")
+            ]
+        return [
+            Question(x.id, "hazard", part, str(x.prompt), x.response)
+            for part in PARTS
+            for x in evaluation(
+                self.world, split, part, self.seed, wording="framed", capability=0
+            ).hazard
         ]
 
     def judge(self, question: Question, text: str) -> Verdict:

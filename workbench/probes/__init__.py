@@ -1,20 +1,23 @@
-"""Probes, by name: functions from checkpoints and text to rows. To add one: its file, its line."""
+"""Probes, by name: analyses of checkpoints that end in rows. To add one: its file, its line."""
 
-from collections.abc import Callable
+from workbench.probes._base import At, Measurement, Probe, StateProbe
+from workbench.probes.drift import Drift
+from workbench.probes.vocabulary import VocabularyPass
 
-from workbench.probes._base import At
-from workbench.probes.embedding_drift import embedding_drift
-from workbench.probes.token_kl import token_kl
-from workbench.rows import EmbeddingDrift, Row, TokenKL
-
-PROBES: dict[str, Callable[..., list]] = {
-    "embedding-drift": embedding_drift,
-    "token-kl": token_kl,
+PROBES: dict[str, type[Probe]] = {
+    "drift": Drift,
+    "vocabulary": VocabularyPass,
 }
-WRITES: dict[str, type[Row]] = {
-    "embedding-drift": EmbeddingDrift,
-    "token-kl": TokenKL,
-}
-"""The kind of row each probe writes."""
+USUAL = ("vocabulary", "drift")
+"""The probes of a study that names none: cheap beside the questions it asks."""
 
-__all__ = ["PROBES", "WRITES", "At", "embedding_drift", "token_kl"]
+__all__ = [
+    "PROBES",
+    "USUAL",
+    "At",
+    "Drift",
+    "Measurement",
+    "Probe",
+    "StateProbe",
+    "VocabularyPass",
+]

@@ -1,0 +1,89 @@
+"""Harmful embedding drift (HED): how far training moves the hidden states, layer by layer.
+
+Huang, Hu & Liu, "Vaccine: perturbation-aware alignment for large language models against harmful
+fine-tuning attack", NeurIPS 2024, arXiv:2402.01109, figure 2: the L2 distance between the hidden
+embeddings of the aligned and of the fine-tuned model on the same data. Measured on benign text too:
+only what exceeds the benign drift is specific to harm.
+
+The released code sums squares over padded positions, layers and batches, so its numbers depend on
+text length; here every number is a mean over real tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.probes._base import At, StateProbe
+from workbench.rows import EmbeddingDrift, Row
+from workbench.states import States, StatesOf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift(StateProbe):
+    """How far the hidden states of each layer moved from the reference's, on the same tokens.
+
+    Measures: `l2` = ‖h − h_ref‖, `relative_l2` = ‖h − h_ref‖ / ‖h_ref‖, `cosine_distance` =
+    1 − cos(h, h_ref), each a mean over the chosen tokens, one value a layer. The paper's site is
+    `attn_module_out`.
+    """
+
+    writes: ClassVar[tuple[type[Row], ...]] = (EmbeddingDrift,)
+
+    sites: tuple[str, ...] = ("resid_post", "attn_module_out")
+    """Where in each block the hidden states are read; the paper's is `attn_module_out`."""
+
+    def fit(self, then: StatesOf) -> Callable[[StatesOf, At], list[Row]]:
+        """Compare with these states."""
+
+        def compare(now: StatesOf, at: At) -> list[Row]:
+            return [
+                EmbeddingDrift(
+                    stage=at.stage,
+                    step=at.step,
+                    reference=at.reference,
+                    group=group,  # type: ignore[arg-type]
+                    example=example,
+                    site=site,
+                    positions=self.positions,
+                    measure=measure,  # type: ignore[arg-type]
+                    values=values[:, i].tolist(),
+                )
+                for (group, site), states in now.items()
+                for measure, values in distances(states, then[group, site]).items()
+                for i, example in enumerate(states.examples)
+            ]
+
+        return compare
+
+
+def distances(now: States, then: States) -> dict[str, Float[Tensor, "layer example"]]:
+    """Distances between two checkpoints' states, each a mean over an example's tokens.
+
+    Raises:
+        InvalidValueError: states of other tokens or another place.
+    """
+    now.require_like(then)
+    return {name: _means(x, now.lengths) for name, x in _by_token(now.values, then.values).items()}
+
+
+def _by_token(
+    now: Float[Tensor, "layer row d_model"], then: Float[Tensor, "layer row d_model"]
+) -> dict[str, Float[Tensor, "layer row"]]:
+    moved, size = (now - then).norm(dim=-1), then.norm(dim=-1)
+    cosine = torch.cosine_similarity(now, then, dim=-1)
+    same = (now == then).all(-1)  # rounding must not turn "did not move" into a small distance
+    return {
+        "l2": moved,
+        "relative_l2": moved / size.clamp_min(torch.finfo(size.dtype).tiny),
+        "cosine_distance": torch.where(same, 0.0, 1 - cosine),
+    }
+
+
+def _means(
+    x: Float[Tensor, "layer row"], lengths: tuple[int, ...]
+) -> Float[Tensor, "layer example"]:
+    return torch.stack([part.mean(1) for part in x.split(list(lengths), dim=1)], dim=1)
