@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.rows import Cost, EmbeddingDrift, Loss, Metric, Prefill, Row, TokenKL
+from tests.figures import invented
+from workbench.rows import KINDS, Cost, EmbeddingDrift, Loss, Metric, Prefill, Row, TokenKL
 from workbench.store import RunHeader, Store
 
 STEPS = (0, 4, 8, 16, 32, 64)
@@ -17,7 +18,7 @@ def store(
     root: Path,
     arms: Mapping[str, int] = ARMS,
     seeds: Sequence[int] = (0, 1, 2),
-    kinds: Sequence[type[Row]] = (Metric, Cost, TokenKL, EmbeddingDrift, Prefill, Loss),
+    kinds: Sequence[type[Row]] = tuple(KINDS.values()),
     layers: int = 6,
 ) -> Store:
     """A store with an immunised model and one attack on it for every arm and seed."""
@@ -28,7 +29,7 @@ def store(
             model = header(f"{arm}-s{seed}", "immunise", arm, seed, defence)
             write(made, model, defended(arm, seed, layers), kinds)
             attack = header(f"{arm}-s{seed}.sft", "attack", arm, seed, defence, [model.id])
-            write(made, attack, attacked(breaks, seed, layers), kinds)
+            write(made, attack, attacked(breaks, seed, layers, arm=arm), kinds)
     return made
 
 
@@ -94,10 +95,13 @@ def defended(arm: str, seed: int, layers: int) -> list[Row]:
         *kl("defence", 300, "base", seed),
         *prefill({"undefended": 1, "vaccine": 0.7, "tar": 0.4}.get(arm, 0.85), seed),
         *(losses("defence", arm, seed, 30) if arm != "undefended" else []),
+        *invented.rows("defence", 300, seed, arm),
     ]
 
 
-def attacked(breaks: int, seed: int, layers: int, steps: Sequence[int] = STEPS) -> list[Row]:
+def attacked(
+    breaks: int, seed: int, layers: int, steps: Sequence[int] = STEPS, arm: str = ""
+) -> list[Row]:
     """What is measured while a model is attacked."""
     rows: list[Row] = []
     for step in steps:
@@ -109,6 +113,7 @@ def attacked(breaks: int, seed: int, layers: int, steps: Sequence[int] = STEPS) 
                  flops=2.5e9 * step, seconds=0.2 * step),
             *kl("attack", step, "released", seed),
             *drift(step, breaks, seed, layers),
+            *(invented.rows("attack", step, seed, arm) if arm else []),
         ]  # fmt: skip
     return rows + losses("attack", "sft", seed, STEPS[-1])
 

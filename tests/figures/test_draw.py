@@ -26,9 +26,9 @@ from workbench.figures import (
     paper,
     run_figure,
 )
-from workbench.rows import Cost, EmbeddingDrift, Loss, Metric, Prefill, TokenKL
+from workbench.rows import KINDS, Loss, Prefill
 
-ALL_KINDS = (Metric, Cost, TokenKL, EmbeddingDrift, Prefill, Loss)
+ALL_KINDS = tuple(KINDS.values())
 THEMES = [LIGHT, DARK, paper("icml"), paper("neurips", "full")]
 names = pytest.mark.parametrize("name", FIGURES)
 
