@@ -41,7 +41,7 @@ def leaves(fields):
         yield from leaves(item["fields"]) if "fields" in item else [item]
 
 
-@pytest.mark.parametrize("section", ["defences", "attacks"])
+@pytest.mark.parametrize("section", ["defences", "attacks", "probes"])
 def test_every_setting_says_what_it_is(made, section):
     for entry in made[section]:
         for item in leaves(entry["fields"]):

@@ -136,7 +136,7 @@ def single(monkeypatch):
     """A stand-in for the module that does the work; it keeps what it was given."""
     calls = {}
     module = ModuleType("workbench.single")
-    for name in ("immunise", "attack", "probe"):
+    for name in ("immunise", "attack"):
         setattr(module, name, lambda *given, name=name: calls.update({name: given}))
     monkeypatch.setitem(sys.modules, "workbench.single", module)
     return calls
@@ -164,11 +164,32 @@ def test_defaults_are_the_methods_own(single):
         assert single["attack"][1] == kind()
 
 
-def test_probes_get_their_settings(single):
-    assert cli.main(["probe", "token-kl", "--model", "a", "--reference", "b"]) == 0
-    name, settings, model, reference, *_ = single["probe"]
-    assert (name, model, reference) == ("token-kl", "a", "b")
-    assert settings == {f["name"]: f["default"] for f in catalogue.entry("probes", name)["fields"]}
+@pytest.fixture
+def probing(monkeypatch):
+    """A stand-in for the module that looks at checkpoints; it keeps what it was given."""
+    calls = {}
+    module = ModuleType("workbench.probing")
+    for name in ("probe_models", "probe_recorded"):
+        setattr(module, name, lambda *given, name=name, **more: calls.update({name: given}))
+    monkeypatch.setitem(sys.modules, "workbench.probing", module)
+    return calls
+
+
+def test_probes_get_their_settings(probing):
+    from workbench.probes import PROBES
+
+    for name, kind in PROBES.items():
+        assert cli.main(["probe", name, "--model", "a", "--reference", "b"]) == 0
+        assert probing["probe_models"][:4] == (name, kind(), "a", "b")
+    assert cli.main(["probe", "drift", "--recording", "r", "--positions", "response"]) == 0
+    name, probe, run, _ = probing["probe_recorded"]
+    assert (name, probe.positions, run) == ("drift", "response", Path("r"))
+
+
+@pytest.mark.parametrize("given", [[], ["--model", "a", "--recording", "r"]])
+def test_a_probe_looks_at_a_model_or_at_a_recording(probing, capsys, given):
+    assert cli.main(["probe", "drift", *given]) == 2
+    assert "either --model" in capsys.readouterr().err and not probing
 
 
 @dataclass
