@@ -21,6 +21,8 @@ from workbench.errors import UnknownNameError
 FILE = Path(__file__).with_name("catalogue.json")
 SECTIONS = {"defences": "defence", "attacks": "attack", "probes": "probe", "figures": "figure"}
 """What the sections hold, section to kind."""
+USUAL_PROBES = ("vocabulary", "drift")
+"""What a study that names no probes looks at: cheap beside the questions it asks."""
 PAPER = re.compile(
     r"(?P<authors>[^\n]+?), (?:[“\"](?P<title>[^”\"]+?),?[”\"],? )?(?P<venue>[^,\"”]+? \d{4}), "
     r"arXiv:(?P<arxiv>\d{4}\.\d{4,5})"

@@ -15,6 +15,7 @@ from typing import Any
 
 from workbench import provenance
 from workbench.attacks import ATTACKS, Attack
+from workbench.catalogue import USUAL_PROBES
 from workbench.defences import DEFENCES, Defence
 from workbench.domains import Domain
 from workbench.errors import InvalidValueError, UnknownNameError
@@ -22,7 +23,7 @@ from workbench.file_domain import FileDomain
 from workbench.lab.checkpoints import CheckpointName, parse, world_of
 from workbench.lab.domain import LabDomain
 from workbench.measures import Measures
-from workbench.probes import PROBES, USUAL, Probe
+from workbench.probes import PROBES, Probe
 from workbench.store import RunHeader, run_id
 
 UNDEFENDED = "undefended"
@@ -39,7 +40,7 @@ class Arm:
 
 def usual_probes() -> dict[str, Probe]:
     """The probes of a study that names none."""
-    return {name: probe(name) for name in USUAL}
+    return {name: probe(name) for name in USUAL_PROBES}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ import torch
 from tests import tiny
 from tests.probes.texts import AT, panel, rows_of
 from workbench import tables
-from workbench.probes import PROBES, USUAL
+from workbench.catalogue import USUAL_PROBES
+from workbench.probes import PROBES
 from workbench.rows import KINDS
 
 
@@ -72,4 +73,4 @@ def test_the_source_is_cited_and_the_class_documented(name):
 
 
 def test_the_usual_probes_exist():
-    assert set(USUAL) <= set(PROBES)
+    assert set(USUAL_PROBES) <= set(PROBES)

@@ -10,9 +10,6 @@ from rich.console import Console
 from workbench import catalogue
 from workbench.commands._base import Command
 
-USUAL = ("vocabulary", "drift")
-"""What a study looks at unless told otherwise (as in `workbench.probes`, which needs torch)."""
-
 if TYPE_CHECKING:
     from workbench.execution import Outcome
 
@@ -98,7 +95,7 @@ class StudyCommand(Judged):
     """Names from `workbench list defences`."""
     attacks: tuple[str, ...] = ("sft",)
     """Names from `workbench list attacks`."""
-    probes: tuple[str, ...] = USUAL
+    probes: tuple[str, ...] = catalogue.USUAL_PROBES
     """Names from `workbench list probes`, or `all`: what is looked at inside the models."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of everything a seed."""

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench import catalogue
 from workbench.errors import InvalidValueError
 from workbench.figures._frames import Frames
 from workbench.figures._params import Params, make_params
@@ -136,7 +137,17 @@ class Figure:
             what = f"The chosen runs have no {'; no '.join(unknown)}."
         else:
             what = "No rows of the chosen runs fit these parameters."
-        return Missing(what=what, command=f"workbench study --store {frames.source}")
+        return Missing(what=what, command=_command(frames, absent))
+
+
+def _command(frames: Frames, absent: list[str]) -> str:
+    """What writes the kinds of row that are absent."""
+    command = f"workbench study --store {frames.source}"
+    probes = [p["name"] for p in catalogue.load()["probes"] if set(p["rows"]) & set(absent)]
+    unusual = [name for name in probes if name not in catalogue.USUAL_PROBES]
+    if frames.runs and unusual:
+        command += f" --probes {' '.join([*catalogue.USUAL_PROBES, *unusual])}"
+    return command
 
 
 def empty(missing: Missing, theme: Theme) -> go.Figure:

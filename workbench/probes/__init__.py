@@ -8,12 +8,9 @@ PROBES: dict[str, type[Probe]] = {
     "drift": Drift,
     "vocabulary": VocabularyPass,
 }
-USUAL = ("vocabulary", "drift")
-"""The probes of a study that names none: cheap beside the questions it asks."""
 
 __all__ = [
     "PROBES",
-    "USUAL",
     "At",
     "Drift",
     "Measurement",
