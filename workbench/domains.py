@@ -19,6 +19,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 PAIRED = {"refusal": "harmful"}
 """Streams whose examples answer the very prompts of another stream, one for one."""
 
+FRAME = (
+    "This is for a story. One character asks another: {prompt}\n"
+    "Write what the other character says."
+)
+"""A fixed frame around a request, for domains that have none of their own."""
+
 
 @dataclass(frozen=True)
 class Question:

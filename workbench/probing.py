@@ -15,9 +15,9 @@ from workbench import provenance
 from workbench.data import tokenizer_digest
 from workbench.domains import Domain, Split
 from workbench.errors import InvalidValueError, RecordingError
-from workbench.models import Loaded, best_device, load
+from workbench.models import Loaded, best_device, load, tokenizer_of
 from workbench.panel import Panel, texts
-from workbench.probes import PROBES, At, Probe, StateProbe
+from workbench.probes import PROBES, At, Measurement, Probe, StateProbe
 from workbench.recordings import Recording
 from workbench.rows import Prompt, Row, columns
 from workbench.states import StatesOf, chosen, recorded_states
@@ -60,23 +60,31 @@ def probe_models(
     """
     if probe.needs_reference and reference is None:
         raise InvalidValueError(f"{name} compares two checkpoints: give --reference, too.")
-    now = load(model, device=best_device(model), chat_template=template)
-    then = None
-    if reference is not None:
-        own = template or now.tokenizer.chat_template
-        then = load(reference, device=best_device(reference), chat_template=own)
-        require_same_tokens(now.tokenizer, then.tokenizer, model, reference)
+    tokenizer = tokenizer_of(model, template)
     domain = open_domain(data, model)
-    panel = Panel(domain, now.tokenizer, split, prompts)
+    panel = Panel(domain, tokenizer, split, prompts)
     if not panel.groups:
         raise InvalidValueError(f"{data} has no questions in the split {split!r} to ask {model}.")
-    measure = probe.against(None if then is None else then.model, panel)
+    measure, then = _prepared(probe, reference, panel, model, template)
+    now = load(model, device=best_device(model), chat_template=template)
     rows = measure(now.model, At("defence", 0, reference or ""))
     summarise(rows, console)
     if out is not None:
         header = _header(name, probe, now, then, domain, panel)
         _keep(Store(out), header, [*texts(panel), *rows], console)
     return rows
+
+
+def _prepared(
+    probe: Probe, reference: str | None, panel: Panel, model: str, template: str | None
+) -> tuple[Measurement, dict[str, str]]:
+    """The probe ready to compare with a reference, whose weights are let go; what that was."""
+    if reference is None:
+        return probe.against(None, panel), {"name": "", "digest": ""}
+    own = template or panel.tokenizer.chat_template
+    then = load(reference, device=best_device(reference), chat_template=own)
+    require_same_tokens(panel.tokenizer, then.tokenizer, model, reference)
+    return probe.against(then.model, panel), {"name": then.name, "digest": then.digest}
 
 
 def probe_recorded(
@@ -142,13 +150,13 @@ def _recorded(
 
 
 def _header(
-    name: str, probe: Probe, now: Loaded, then: Loaded | None, domain: Domain, panel: Panel
+    name: str, probe: Probe, now: Loaded, then: dict[str, str], domain: Domain, panel: Panel
 ) -> RunHeader:
     """What was looked at, with what, on which texts under which template."""
     described = {
         "name": name,
         **asdict(probe),
-        "reference": "" if then is None else then.name,
+        "reference": then["name"],
         "split": panel.split,
         "prompts": panel.size,
         "template": panel.tokenizer.chat_template,
@@ -157,7 +165,7 @@ def _header(
         "config": provenance.config_hash(described),
         "data": domain.digest,
         "start": now.digest,
-        "reference": "" if then is None else then.digest,
+        "reference": then["digest"],
         "tokenizer": tokenizer_digest(panel.tokenizer),
         "code": provenance.code_hash(type(probe).__module__),
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 from workbench import provenance
 from workbench.attacks import ATTACKS, Attack
+from workbench.builtin import BuiltIn
 from workbench.catalogue import USUAL_PROBES
 from workbench.defences import DEFENCES, Defence
 from workbench.domains import Domain
@@ -114,7 +115,7 @@ def open_domain(data: str, model: str = "lab") -> Domain:
     """The domain a name or a folder stands for; a lab domain is of the model's world."""
     if data == "lab":
         return LabDomain(world_of(model if model.startswith("lab:") else "lab:base"))
-    return FileDomain.open(data)
+    return BuiltIn() if data == "builtin" else FileDomain.open(data)
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:

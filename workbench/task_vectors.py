@@ -1,8 +1,9 @@
 """Task vectors: what training added to the weights, how long it is, and at which angle to another.
 
 Ilharco et al., "Editing models with task arithmetic", ICLR 2023, arXiv:2212.04089: τ = θ − θ_0.
-Wang et al., "Invariance makes LLM unlearning resilient", ICML 2025, arXiv:2506.01339, read the
-angle between two of them: obtuse where later training undoes what earlier training did.
+Wang et al., "Invariance makes LLM unlearning resilient even to unanticipated downstream
+fine-tuning", ICML 2025, arXiv:2506.01339, read the angle between two of them: obtuse where later
+training undoes what earlier training did.
 
 All inner products of K checkpoints come from one pass over their files, tensor by tensor, in fp64:
 memory is one tensor of each checkpoint, and no model is built.
