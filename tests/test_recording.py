@@ -9,8 +9,9 @@ from tests import tiny
 from tests.activations.models import LENGTHS, PROMPT, batch, hook_count, loss
 from workbench.activations import HookedLM
 from workbench.data import Batch, encode
-from workbench.errors import InvalidValueError, RecordingError, SiteError
-from workbench.recording import Recorder, kept_positions
+from workbench.errors import InvalidValueError, RecordingError, SiteError, UnknownNameError
+from workbench.recording import Mask, Recorder, kept_positions
+from workbench.recording_budget import parse_bytes
 from workbench.recordings import Recording
 
 NAME = "blocks.1.hook_resid_post"
@@ -29,6 +30,9 @@ def activations(model, x):
 
 
 EXPECTED = {
+    "response:2": lambda x, n: x[PROMPT : min(PROMPT + 2, n)],
+    "response:999": lambda x, n: x[PROMPT:n],
+    "prompt": lambda x, n: x[:PROMPT],
     "last_prompt": lambda x, n: x[PROMPT - 1 : PROMPT],
     "response": lambda x, n: x[PROMPT:n],
     "all": lambda x, n: x,
@@ -169,3 +173,106 @@ def test_with_a_real_tokenizer(tmp_path):
         recorder(tiny.qwen3(), 0)
     lengths = Recording(tmp_path).lengths(0)
     assert lengths == dict(zip(x.examples, x.attention_mask.sum(1).tolist(), strict=True))
+
+
+def odd(x):
+    return (torch.arange(x.input_ids.shape[1]) % 2 == 1).expand(x.input_ids.shape)
+
+
+def test_positions_of_ones_own_are_recorded_by_name(tmp_path):
+    with Recorder(tmp_path, panel(), [NAME], positions=Mask("odd", odd), dtype="fp32") as recorder:
+        recorder(tiny.llama(), 0)
+    recording = Recording(tmp_path)
+    assert recording.manifest.positions == "mask:odd"
+    for x in panel():
+        acts = activations(tiny.llama(), x)
+        for row, name in enumerate(x.examples):
+            keep = odd(x)[row] & x.attention_mask[row]  # padding never counts
+            read = recording.read(NAME, step=0, example=name)
+            np.testing.assert_allclose(read, acts[row][keep].numpy(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(RecordingError, match="its positions is 'mask:odd', not 'all'"):
+        Recorder(tmp_path, panel(), [NAME], positions="all", dtype="fp32", resume=True)(
+            tiny.llama(), 1
+        )
+
+
+@pytest.mark.parametrize(
+    ("positions", "error", "message"),
+    [
+        ("response:", UnknownNameError, "no choice of positions called 'response:'"),
+        ("response:-1", UnknownNameError, "response:5"),
+        ("mask:odd", UnknownNameError, "no choice of positions"),
+        (Mask("m", lambda x: x.attention_mask.long()), InvalidValueError, "'m' gave torch.int64"),
+        (Mask("m", lambda x: x.attention_mask[:1]), InvalidValueError, "one a token"),
+        (Mask("m", lambda x: None), InvalidValueError, "'m' gave <class 'NoneType'>"),
+        (Mask("m", lambda x: ~x.attention_mask), InvalidValueError, "'mask:m', but these .* a, b"),
+    ],
+)
+def test_positions_that_are_none(positions, error, message):
+    with pytest.raises(error, match=message):
+        kept_positions(batch(), positions)
+
+
+# --- bytes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["last_prompt", "response", "mean_response"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_estimate_is_exact(tmp_path, positions, dtype):
+    with Recorder(tmp_path, panel(), ["*"], positions=positions, dtype=dtype) as recorder:
+        estimate = recorder.estimate(tiny.gpt2(), steps=3)
+        for step in range(3):
+            recorder(tiny.gpt2(), step)
+    files = list(tmp_path.glob("*.safetensors"))
+    assert estimate.file_bytes == sum(path.stat().st_size for path in files)
+    assert len(estimate.widths) == len(files) and estimate.examples == 6
+
+
+def test_a_recording_that_would_be_too_large_is_not_begun(tmp_path):
+    size = Recorder(tmp_path, panel(), positions="all").estimate(tiny.llama()).rows_bytes
+    for steps, allowed in (([0, 5], 2 * size - 1), (range(3), 3 * size - 1)):
+        recorder = Recorder(tmp_path, panel(), positions="all", at=steps, max_bytes=allowed)
+        with pytest.raises(InvalidValueError, match=r"record fewer sites, other positions"):
+            recorder(tiny.llama(), 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recording_never_grows_beyond_what_is_allowed(tmp_path):
+    """Where nobody can know how many steps there will be, it ends with the last that fits."""
+    size = Recorder(tmp_path, panel(), positions="all").estimate(tiny.llama()).rows_bytes
+    recorder = Recorder(tmp_path, panel(), positions="all", max_bytes=3 * size + 1)
+    assert all(recorder(tiny.llama(), step) for step in range(3))
+    with pytest.raises(RecordingError, match=rf"would pass the limit of {3 * size + 1}"):
+        recorder(tiny.llama(), 3)
+    recording = Recording(tmp_path)
+    assert recording.steps == (0, 1, 2)
+    recording.verify()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("12", 12), ("1.5 kB", 1500), ("2MiB", 2 << 20), ("3gb", 3 * 10**9)]
+)
+def test_bytes_as_people_write_them(text, size):
+    assert parse_bytes(text) == size
+
+
+def test_what_is_no_number_of_bytes():
+    for text in ("", "many", "-3", "1 parsec"):
+        with pytest.raises(InvalidValueError, match="no number of bytes"):
+            parse_bytes(text)
+
+
+@pytest.mark.parametrize(("dtype", "hint"), [("bf16", "in fp32.$"), ("fp16", "try bf16")])
+def test_what_is_not_finite_is_refused_by_site_and_example(tmp_path, dtype, hint):
+    model = tiny.llama()
+    x = batch()
+    with torch.no_grad():
+        token = int(x.input_ids[1, PROMPT - 1])
+        model.get_input_embeddings().weight[token] = torch.inf
+        rest = x.input_ids.clone()
+    hit = [e for e, row in zip(x.examples, rest[:, :PROMPT], strict=True) if (row == token).any()]
+    recorder = Recorder(tmp_path, [x], [NAME], dtype=dtype)
+    with pytest.raises(
+        InvalidValueError, match=rf"{NAME} is not finite in example '{hit[0]}'.*{hint}"
+    ):
+        recorder(model, 0)

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from workbench.errors import InvalidValueError, RecordingError
+from workbench.errors import InvalidValueError, RecordingError, WorkbenchWarning
 from workbench.recording import RecordingWriter
+from workbench.recording_manifest import digest
 from workbench.recordings import Recording, joined
 from workbench.row_files import CHUNK_BYTES, HEADER_BYTES
+from workbench.stored_tensors import read_torch
 
 SITES = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -49,6 +51,10 @@ def test_round_trip(tmp_path, dtype):
         assert whole.dtype == np.float32
         assert np.array_equal(whole, expected)
         assert np.array_equal(recording.read(site, step=step, example="b"), expected[3:8])
+        tokens = recording.read(site, step=step, example=["c", "b"], rows=slice(0, 2))
+        assert np.array_equal(tokens, expected[[8, 3, 4]])
+        exact = read_torch(recording, site, step=step, example="b", rows=slice(-2, None))
+        assert torch.equal(exact, x.to(TORCH[dtype])[6:8])
     recording.verify()
 
 
@@ -148,28 +154,64 @@ def test_truncation_is_found(tmp_path):
         Recording(tmp_path).read(SITES[0], step=10)
 
 
+def rewrite(folder, change, sign=True):
+    """Change a manifest by hand; signed, it looks as if a writer had written it so."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    if sign:
+        del manifest["sha256"]
+        manifest["sha256"] = digest(manifest)
+    path.write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda m: m.update(rows=17), "the entries cover 18 of 17 rows"),
         (lambda m: m["sites"][SITES[0]]["crc32"].append(1), "2 checksums for 144 bytes"),
         (lambda m: m.pop("layouts"), "KeyError"),
+        (lambda m: m.update(layouts=[1]), "corrupt"),
         (lambda m: m.update(dtype="fp7"), "fp7"),
-        (lambda m: m.update(schema_version=2), "schema version 2.*Update the workbench"),
+        (lambda m: m.update(schema_version=3), "schema version 3.*Update the workbench"),
         (lambda m: m.pop("chunk_bytes"), "corrupt or unreadable"),
     ],
 )
 def test_a_manifest_that_is_not_right_is_refused(tmp_path, change, message):
     make(tmp_path)
-    path = tmp_path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    path.write_text(json.dumps(manifest))
+    rewrite(tmp_path, change)
     with pytest.raises(RecordingError, match=message):
         Recording(tmp_path)
-    path.write_text("{half")
+    (tmp_path / "manifest.json").write_text("{half")
     with pytest.raises(RecordingError, match="corrupt or unreadable"):
         Recording(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(model="another"),
+        lambda m: m["layouts"][0]["examples"].reverse(),
+        lambda m: m["entries"][0].__setitem__(0, 7),
+        lambda m: m.pop("sha256"),
+        lambda m: m.update(schema_version=1),
+    ],
+)
+def test_a_manifest_that_says_something_else_than_was_written_is_refused(tmp_path, change):
+    make(tmp_path)
+    rewrite(tmp_path, change, sign=False)
+    with pytest.raises(RecordingError, match="its digest does not match"):
+        Recording(tmp_path)
+
+
+def test_recordings_of_the_version_before_are_read(tmp_path):
+    written = make(tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"schema_version": 1}
+    del manifest["sha256"], manifest["panel"]
+    path.write_text(json.dumps(manifest))
+    expected = written[10, SITES[0]].bfloat16().float().numpy()
+    assert np.array_equal(Recording(tmp_path).read(SITES[0], step=10), expected)
 
 
 def unfinished(folder):
@@ -187,23 +229,37 @@ def test_a_crash_leaves_everything_before_the_last_flush(tmp_path):
     recording = Recording(tmp_path)
     assert recording.steps == (0,)
     assert not recording.manifest.complete
+    assert "3 rows of 1 examples at 1 steps are readable" in recording.unfinished
+    assert "24 bytes behind the last flush were torn off" in recording.unfinished
     expected = rows(3).bfloat16().float().numpy()
     assert np.array_equal(recording.read("s", step=0), expected)
 
 
 def test_an_interrupted_recording_is_continued(tmp_path):
     unfinished(tmp_path)
-    with RecordingWriter(tmp_path, ["s"], positions="all", model="m", resume=True) as writer:
+    with pytest.warns(WorkbenchWarning, match="after 3 rows. 24 bytes behind the last flush"):
+        writer = RecordingWriter(tmp_path, ["s"], positions="all", model="m", resume=True)
+    with writer:
         assert writer.steps == {0}
         writer.append(1, ["a"], [3], {"s": rows(3, seed=2)})
     recording = Recording(tmp_path)
     recording.verify()
-    assert recording.manifest.complete
+    assert recording.manifest.complete and recording.unfinished is None
     for step, seed in ((0, 0), (1, 2)):
         expected = rows(3, seed=seed).bfloat16().float().numpy()
         assert np.array_equal(recording.read("s", step=step), expected)
     with safe_open(tmp_path / "s.safetensors", "pt") as file:
         assert file.get_tensor("acts").shape == (6, 4)
+
+
+def test_nothing_torn_stays_behind_less_that_was_added(tmp_path):
+    unfinished(tmp_path)
+    with pytest.warns(WorkbenchWarning):
+        writer = RecordingWriter(tmp_path, ["s"], positions="all", model="m", resume=True)
+    writer.close()
+    Recording(tmp_path).verify()
+    with safe_open(tmp_path / "s.safetensors", "pt") as file:
+        assert file.get_tensor("acts").shape == (3, 4)
 
 
 def test_a_complete_recording_is_continued_too(tmp_path):
@@ -225,8 +281,8 @@ def test_continued_is_not_complete_until_closed_again(tmp_path):
 
 
 def test_a_full_disk_is_an_error_that_says_so(tmp_path):
-    (tmp_path / "s.safetensors").symlink_to("/dev/full")
     writer = RecordingWriter(tmp_path, ["s"], positions="all")
+    (tmp_path / "s.safetensors").symlink_to("/dev/full")
     with pytest.raises(RecordingError, match="No space left on device"):
         writer.append(0, ["a"], [2], {"s": rows(2)})
 
@@ -237,6 +293,7 @@ def test_a_growing_recording_can_be_read(tmp_path):
         writer.append(step, ["a"], [2], {"s": rows(2, seed=step)})
         writer.flush()
         recording = Recording(tmp_path)
+        assert recording.unfinished.startswith("Still being written")
         writer.append(step + 100, ["a"], [2], {"s": rows(2)})  # not flushed yet
         assert step in recording.steps
         assert step + 100 not in recording.steps
@@ -257,7 +314,7 @@ def test_a_recording_that_does_not_fit_is_not_touched(tmp_path, kwargs, message)
     before = (tmp_path / "s.safetensors").read_bytes()
     with pytest.raises(RecordingError, match=message):
         RecordingWriter(tmp_path, ["s"], positions="all", **kwargs)
-    with pytest.raises(RecordingError, match="it records s, not t"):
+    with pytest.raises(RecordingError, match="it records s; asked for were t"):
         RecordingWriter(tmp_path, ["t"], positions="all", model="m", resume=True)
     assert (tmp_path / "s.safetensors").read_bytes() == before
 

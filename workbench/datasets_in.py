@@ -16,6 +16,8 @@ import pyarrow.parquet
 
 from workbench.data import Example
 from workbench.errors import InvalidValueError, UnknownNameError, WorkbenchError
+from workbench.prompt_sets import PromptSet, read_prompt_set
+from workbench.prompt_sets import Text as PanelText
 
 PROMPTS = ("prompt", "instruction", "question", "goal", "behavior", "forbidden_prompt", "query")
 RESPONSES = ("response", "output", "completion", "answer", "target")
@@ -55,8 +57,46 @@ def read_examples(
     """
     file = Path(path)
     return as_examples(
-        _read(file), file.stem, prompt=prompt, response=response, where=where, source=str(file)
+        read_rows(file), file.stem, prompt=prompt, response=response, where=where, source=str(file)
     )
+
+
+def read_texts(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    version: str = "1",
+    prompt: str | None = None,
+    response: str | None = None,
+    group: str | None = None,
+) -> PromptSet:
+    """A panel from a file: a prompt set as it was saved, or a table of prompts and responses.
+
+    Args:
+        path: as in `read_examples`, or a prompt set's own file.
+        name: of the set; by default the file's.
+        version: of the set.
+        prompt: the column of prompts, as in `read_examples`.
+        response: the column of responses, likewise.
+        group: the column that says what kind of text a row is; by default `group`, if there is one.
+
+    Raises:
+        WorkbenchError: no such file, or one that cannot be read.
+        UnknownNameError: a column was named that the file does not have.
+        InvalidValueError: no column was recognised, or a row does not hold text there.
+    """
+    file = Path(path)
+    if (saved := read_prompt_set(file)) is not None:
+        return saved
+    rows = read_rows(file)
+    if not rows:
+        raise InvalidValueError(f"{file} holds no rows.")
+    examples = as_examples(rows, file.stem, prompt=prompt, response=response, source=str(file))
+    known = {key.lower(): key for row in rows if isinstance(row, Mapping) for key in row}
+    column = _named(known, group) if group else known.get("group")
+    kinds = [str(row.get(column) or "") if column else "" for row in rows]
+    texts = [PanelText(x.id, x.prompt, x.response, k) for x, k in zip(examples, kinds, strict=True)]
+    return PromptSet(name or file.stem, version, tuple(texts))
 
 
 def as_examples(
@@ -170,7 +210,12 @@ def _matches(row: Row, wanted: Mapping[str, object], columns: Mapping[str, str])
     )
 
 
-def _read(file: Path) -> list[Any]:
+def read_rows(file: Path) -> list[Any]:
+    """The rows of a file as they are.
+
+    Raises:
+        WorkbenchError: no such file, or one that cannot be read.
+    """
     if not file.is_file():
         raise WorkbenchError(f"there is no file {str(file)!r}.")
     if file.suffix[1:] not in FORMATS:

@@ -8,6 +8,7 @@ from typing import Any
 from workbench.data import Batch, Example, encode, token_ids, tokenizer_digest
 from workbench.domains import KINDS, Domain, Question, Split
 from workbench.errors import InvalidValueError
+from workbench.prompt_sets import PromptSet, Text
 from workbench.rows import Group, Prompt, Row, Token
 
 USUAL: tuple[Group, ...] = ("hazard", "benign")
@@ -57,6 +58,19 @@ class Panel:
     @cached_property
     def _encoded(self) -> dict[tuple[Group, int], Batch]:
         return {}
+
+
+def prompt_set(panel: Panel, groups: Sequence[Group] | None = None) -> PromptSet:
+    """A panel's questions and answers as a set that recordings are known by.
+
+    Its version changes with the domain's texts and with how many are taken.
+    """
+    wanted = panel.groups if groups is None else groups
+    return PromptSet(
+        f"{panel.domain.name}-{panel.split}-{panel.size}",
+        panel.domain.digest[:8],
+        tuple(Text(q.id, q.prompt, q.answer, g) for g in wanted for q in panel.questions(g)),
+    )
 
 
 def texts(panel: Panel) -> list[Row]:

@@ -1,10 +1,11 @@
 """Recording a fixed panel of examples while a model is being trained.
 
 A `Recorder` is called with the model and the step at every optimiser step, from any loop. Training
-with one and without gives the same weights to the last bit.
+with one and without gives the same weights to the last bit. Where several processes share a model
+(FSDP2), all of them call it: each takes part in the forward passes, the first one writes.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
@@ -13,16 +14,30 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from workbench.activations import HookedLM, evaluating
 from workbench.data import Batch
-from workbench.errors import InvalidValueError
-from workbench.positions import Positions, kept, kept_positions, mean_kept
-from workbench.recording_writer import Dtype, RecordingWriter
+from workbench.errors import InvalidValueError, RecordingError, WorkbenchError
+from workbench.host_copies import HostCopies
+from workbench.positions import (
+    Mask,
+    Positions,
+    kept_index,
+    kept_positions,
+    mean_kept,
+    rows_kept,
+)
+from workbench.processes import from_first, is_first
+from workbench.recording_budget import Estimate
+from workbench.recording_writer import RecordingWriter
+from workbench.stored_tensors import TORCH, Dtype
 
-__all__ = ["Dtype", "Positions", "Recorder", "RecordingWriter", "kept_positions"]
+__all__ = ["Dtype", "Mask", "Positions", "Recorder", "RecordingWriter", "kept_positions"]
+
+Run = Callable[[Batch], Any]
+"""One forward pass."""
 
 
 class Recorder:
@@ -32,12 +47,15 @@ class Recorder:
         folder: where the recording goes (format: `workbench.recordings`).
         panel: the examples, the same at every step.
         sites: patterns as in `HookedLM.resolve`.
-        positions: which tokens are kept, as in `workbench.positions`.
+        positions: which tokens are kept, as in `workbench.positions`, or a `Mask`.
         every: record at steps 0, every, 2·every, ...
         at: record at exactly these steps instead.
         dtype: type on the disk.
         model: digest of the start weights.
         tokenizer: hash of tokenizer and chat template.
+        texts: identity of the panel's texts (`PromptSet.identity`).
+        max_bytes: refuse to begin what will be larger, and never write more. How many steps there
+            will be is known of a list `at`; otherwise the first step alone is counted beforehand.
         resume: continue an interrupted recording. Steps that it holds already are not recorded
             again: a run resumed from a checkpoint passes through the same weights once more.
 
@@ -52,12 +70,14 @@ class Recorder:
         panel: Sequence[Batch],
         sites: Sequence[str] = ("resid_post",),
         *,
-        positions: Positions = "last_prompt",
+        positions: Positions | Mask = "last_prompt",
         every: int = 1,
         at: Container[int] | None = None,
         dtype: Dtype = "bf16",
         model: str | None = None,
         tokenizer: str | None = None,
+        texts: dict[str, Any] | None = None,
+        max_bytes: int | None = None,
         resume: bool = False,
     ):
         ids = [example for batch in panel for example in batch.examples]
@@ -66,8 +86,8 @@ class Recorder:
                 f"a panel needs examples with different ids, and every must be at least 1; given "
                 f"{len(ids)} examples with {len(set(ids))} ids, every={every}."
             )
-        self._panel = [_needed(batch, kept_positions(batch, positions)) for batch in panel]
-        self._mean, self._patterns = positions == "mean_response", tuple(sites)
+        self._parts = [Part.of(batch, positions) for batch in panel]
+        self._patterns, self._dtype, self._max_bytes = tuple(sites), dtype, max_bytes
         self._every, self._at = every, at
         self._open = partial(
             RecordingWriter,
@@ -76,9 +96,12 @@ class Recorder:
             dtype=dtype,
             model=model,
             tokenizer=tokenizer,
+            panel=texts,
+            max_bytes=max_bytes,
             resume=resume,
         )
         self._writer: RecordingWriter | None = None
+        self._done: set[int] | None = None
         self._lm: HookedLM | None = None
 
     def __call__(self, model: HookedLM | nn.Module, step: int) -> bool:
@@ -86,20 +109,53 @@ class Recorder:
 
         Raises:
             SiteError: the model lacks a site.
+            InvalidValueError: more bytes than allowed, or activations that are not finite.
+            RecordingError: the recording cannot be begun, continued or written.
         """
         due = step % self._every == 0 if self._at is None else step in self._at
         if not due:
             return False
         lm = self._hooked(model)
-        if self._writer is None:
-            self._writer = self._open(lm.resolve(*self._patterns))
-        if step in self._writer.steps:
+        sites = lm.resolve(*self._patterns)
+        if self._done is None:
+            self._done = self._begin(lm, sites)
+        if step in self._done:
             return False
         with undisturbed(lm.model):
-            for batch, keep in self._panel:
-                self._record(self._writer, lm, step, batch, keep)
-        self._writer.flush()
+            for part in self._parts:
+                acts = part.rows(lm, sites, self._dtype, partial(lm, **_no_logits(lm)))
+                if self._writer is not None:
+                    self._writer.append(step, part.batch.examples, part.lengths, acts)
+        if self._writer is not None:
+            self._writer.flush()
+        self._done.add(step)
         return True
+
+    def estimate(self, model: HookedLM | nn.Module, steps: int = 1) -> Estimate:
+        """How many bytes so many recorded steps will take."""
+        lm = self._hooked(model)
+        widths = site_widths(lm, lm.resolve(*self._patterns))
+        rows = sum(sum(part.lengths) for part in self._parts)
+        examples = sum(len(part.batch) for part in self._parts)
+        return Estimate(widths, examples, rows, steps, self._dtype)
+
+    def _begin(self, lm: HookedLM, sites: tuple[str, ...]) -> set[int]:
+        """Open the recording in the first process; the steps that it holds, in all."""
+        if self._max_bytes is not None:
+            steps = len(self._at) if isinstance(self._at, Sized) else 1
+            self.estimate(lm, steps).require(self._max_bytes)
+        refused, done = "", set[int]()
+        if is_first():
+            try:
+                self._writer = self._open(sites)
+                done = set(self._writer.steps)
+            except WorkbenchError as error:
+                from_first((str(error), done))  # the others would wait for the next forward pass
+                raise
+        refused, done = from_first((refused, done))
+        if refused:
+            raise RecordingError(f"the first process cannot record: {refused}")
+        return done
 
     def _hooked(self, model: HookedLM | nn.Module) -> HookedLM:
         if isinstance(model, HookedLM):
@@ -108,20 +164,6 @@ class Recorder:
             with undisturbed(model):
                 self._lm = HookedLM(model)
         return self._lm
-
-    def _record(
-        self, writer: RecordingWriter, lm: HookedLM, step: int, batch: Batch, keep: Tensor
-    ) -> None:
-        pick = mean_kept if self._mean else kept
-        with lm.record(*writer.sites, select=lambda x, name: pick(x, keep.to(x.device))) as acts:
-            lm(batch, **self._no_logits(lm))
-        lengths = [1] * len(batch) if self._mean else keep.sum(1).tolist()
-        writer.append(step, batch.examples, lengths, acts)
-
-    def _no_logits(self, lm: HookedLM) -> dict[str, Any]:
-        """Logits over the vocabulary are not needed: ask for one position's, where possible."""
-        takes = signature(lm.parts.base.forward).parameters
-        return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
     def close(self) -> None:
         """Complete the recording."""
@@ -156,11 +198,64 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _needed(
-    batch: Batch, keep: Bool[Tensor, "batch pos"]
-) -> tuple[Batch, Bool[Tensor, "batch kept_pos"]]:
-    """Batch and mask up to the last kept token: a causal model's later ones cannot change it."""
-    stop = int(keep.any(0).nonzero().max()) + 1
-    ids, real, scored = batch.input_ids, batch.attention_mask, batch.response_mask
-    cut = Batch(ids[:, :stop], real[:, :stop], scored[:, :stop], batch.examples)
-    return cut, keep[:, :stop]
+class Part:
+    """A batch and which of its tokens are kept."""
+
+    def __init__(self, batch: Batch, keep: Bool[Tensor, "batch pos"], positions: Positions | Mask):
+        self.batch, self._keep = batch, keep
+        self.lengths = rows_kept(keep, positions)
+        """Rows that each example gives."""
+        self._mean = positions == "mean_response"
+        self._chosen: dict[torch.device, Tensor] = {}
+
+    @classmethod
+    def of(cls, batch: Batch, positions: Positions | Mask) -> "Part":
+        """Up to the last kept token: a causal model's later ones cannot change it.
+
+        Raises:
+            UnknownNameError: no such choice of positions.
+            InvalidValueError: an example has no such token.
+        """
+        keep = kept_positions(batch, positions)
+        stop = int(keep.any(0).nonzero().max()) + 1
+        ids, real, scored = batch.input_ids, batch.attention_mask, batch.response_mask
+        cut = Batch(ids[:, :stop], real[:, :stop], scored[:, :stop], batch.examples)
+        return cls(cut, keep[:, :stop], positions)
+
+    def rows(
+        self, lm: HookedLM, sites: Sequence[str], dtype: Dtype, run: Run
+    ) -> dict[str, Float[Tensor, "row d_model"]]:
+        """The kept rows at each site, on the host, from one forward pass."""
+        if lm.parts.device.type == "cuda":
+            copies, stored = HostCopies(), TORCH[dtype]
+            with lm.record(
+                *sites, select=lambda x, name: copies.take(name, self._take(x).to(stored))
+            ):
+                run(self.batch)
+            return copies.wait()
+        with lm.record(*sites, select=lambda x, _: self._take(x), to=TORCH[dtype]) as acts:
+            run(self.batch)
+        return dict(acts)
+
+    def _take(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "row d_model"]:
+        """The kept rows of an activation, wherever it is; never a view of it."""
+        if x.device not in self._chosen:
+            chosen = self._keep if self._mean else kept_index(self._keep)
+            self._chosen[x.device] = chosen.to(x.device)
+        chosen = self._chosen[x.device]
+        return mean_kept(x, chosen) if self._mean else x.flatten(0, 1).index_select(0, chosen)
+
+
+def site_widths(lm: HookedLM, sites: Sequence[str]) -> dict[str, int]:
+    """How many numbers a row has at each site, from a forward pass of one token."""
+    one = torch.ones(1, 1, dtype=torch.bool)
+    token = Batch(one.long(), one, ~one, ("one token",))
+    with undisturbed(lm.model), lm.record(*sites, select=lambda x, _: x[:0]) as acts:
+        lm(token, **_no_logits(lm))
+    return {site: acts[site].shape[-1] for site in sites}
+
+
+def _no_logits(lm: HookedLM) -> dict[str, Any]:
+    """Logits over the vocabulary are not needed: ask for one position's, where possible."""
+    takes = signature(lm.parts.base.forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}

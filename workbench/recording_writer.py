@@ -1,29 +1,39 @@
 """Writing a recording: rows of activations, site by site, durable up to the last flush."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from workbench.errors import InvalidValueError, RecordingError
-from workbench.files import write_json
-from workbench.positions import Positions
-from workbench.recordings import MANIFEST, Layout, Manifest, load_manifest, row_file
+from workbench.errors import InvalidValueError, RecordingError, RunError, WorkbenchWarning
+from workbench.files import PARTIAL, Lock
+from workbench.positions import Mask, Positions
+from workbench.recording_manifest import (
+    MANIFEST,
+    Layout,
+    Manifest,
+    load_manifest,
+    row_file,
+    save_manifest,
+)
+from workbench.recordings import WRITER, lost
 from workbench.row_files import RowFile, RowWriter
+from workbench.stored_tensors import TORCH, Dtype, encoded
 
-Dtype = Literal["bf16", "fp16", "fp32"]
-TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+__all__ = ["TORCH", "Dtype", "RecordingWriter"]
 
 
 class RecordingWriter:
     """Writes a recording (format: `recordings`), durable up to the last `flush`.
+
+    One writer at a time: it holds a lock that dies with its process.
 
     Args:
         folder: made if it does not exist.
@@ -32,10 +42,14 @@ class RecordingWriter:
         dtype: type on the disk. bf16 has the range of fp32, fp16 three more bits.
         model: digest of the start weights.
         tokenizer: hash of tokenizer and chat template.
-        resume: continue a recording with the same description, from its last flush.
+        panel: identity of the texts (`PromptSet.identity`).
+        max_bytes: refuse rows beyond this many bytes.
+        resume: continue a recording with the same description, from its last flush; what a killed
+            writer left behind it is dropped, with a warning.
 
     Raises:
-        RecordingError: there is a recording already, or it does not fit the description.
+        RecordingError: there is a recording already, or it does not fit the description; the
+            folder holds other files, cannot be written, or another writer is at work in it.
     """
 
     def __init__(
@@ -43,19 +57,54 @@ class RecordingWriter:
         folder: Path | str,
         sites: Sequence[str],
         *,
-        positions: Positions,
+        positions: Positions | Mask,
         dtype: Dtype = "bf16",
         model: str | None = None,
         tokenizer: str | None = None,
+        panel: dict[str, Any] | None = None,
+        max_bytes: int | None = None,
         resume: bool = False,
     ):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.sites = tuple(sites)
-        self.manifest = Manifest(positions, dtype, model, tokenizer)
+        self.manifest = Manifest(str(positions), dtype, model, tokenizer, panel)
+        self.dropped = ""
+        """What was dropped when an interrupted recording was continued, in words."""
+        self._max_bytes, self._bytes = max_bytes, 0
         self._writers: dict[str, RowWriter] = {}
+        self._lock = Lock(self.folder / WRITER)
+        self._open = True
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._lock.acquire():
+                raise RecordingError(
+                    f"{self.folder} is being written by {self._lock.holder()}. Wait for it, or "
+                    "choose another folder."
+                )
+        try:
+            self._begin(resume)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _begin(self, resume: bool) -> None:
         if (self.folder / MANIFEST).exists():
             self._continue(resume)
+        else:
+            others = sorted(x.name for x in self.folder.iterdir() if not x.name.startswith("."))
+            if others:
+                raise RecordingError(
+                    f"{self.folder} is not empty and holds no recording: {', '.join(others[:5])}. "
+                    "Choose another folder."
+                )
+        for half in self.folder.glob(PARTIAL + "*"):  # of a writer that was killed
+            half.unlink(missing_ok=True)
+        self._layouts = {layout: i for i, layout in enumerate(self.manifest.layouts)}
+        self._seen: dict[int, set[str]] = {}
+        for step, at in self.manifest.entries:
+            self._seen.setdefault(step, set()).update(self.manifest.layouts[at].examples)
+        with self._writing():
+            save_manifest(self.folder, self.manifest)
 
     def _continue(self, resume: bool) -> None:
         if not resume:
@@ -64,20 +113,40 @@ class RecordingWriter:
                 "with resume=True."
             )
         old, new = load_manifest(self.folder), self.manifest
-        for what in ("positions", "dtype", "model", "tokenizer"):
-            if getattr(old, what) != getattr(new, what):
+        for what in ("positions", "dtype", "model", "tokenizer", "panel"):
+            one, two = (_short(getattr(manifest, what)) for manifest in (old, new))
+            if one != two:
                 raise RecordingError(
-                    f"cannot continue {self.folder}: its {what} is {getattr(old, what)!r}, "
-                    f"not {getattr(new, what)!r}."
+                    f"cannot continue {self.folder}: its {what} is {one!r}, not {two!r}."
                 )
         if old.sites and set(old.sites) != set(self.sites):
+            gone = ", ".join(sorted({*old.sites} - {*self.sites})) or "no others"
+            more = ", ".join(sorted({*self.sites} - {*old.sites})) or "no others"
             raise RecordingError(
-                f"cannot continue {self.folder}: it records {', '.join(old.sites)}, "
-                f"not {', '.join(self.sites)}."
+                f"cannot continue {self.folder}: it records {gone}; asked for were {more}. Sites "
+                "cannot change on the way."
             )
         self.manifest = replace(old, complete=False)
-        for site in old.sites:
-            self._writers[site] = RowWriter(row_file(self.folder, old, site))
+        self._repair(old)
+
+    def _repair(self, old: Manifest) -> None:
+        """Go back to the last flush."""
+        files = {site: row_file(self.folder, old, site) for site in old.sites}
+        written = 8 * len(old.offsets()) if old.complete else 0
+        torn = sum(max(0, file.beyond() - written) for file in files.values())
+        with self._writing():
+            save_manifest(self.folder, self.manifest)  # not complete, before offsets are cut off
+            for site, file in files.items():
+                self._writers[site] = RowWriter(file)
+                self._bytes += file.rows * file.row_bytes
+        if torn:
+            self.dropped = lost(torn)
+            warnings.warn(
+                f"{self.folder} was interrupted and is continued from its last flush, after "
+                f"{old.rows} rows. {self.dropped}",
+                WorkbenchWarning,
+                stacklevel=4,
+            )
 
     @property
     def steps(self) -> frozenset[int]:
@@ -95,21 +164,49 @@ class RecordingWriter:
 
         Raises:
             InvalidValueError: sites, lengths and rows do not fit together, an example was recorded
-                at this step before, or a value is too large for fp16.
+                at this step before, or a value is not finite or too large for fp16.
+            RecordingError: more bytes than allowed, or the disk is full.
         """
         layout = Layout(tuple(examples), tuple(lengths))
         self._check(step, layout, acts)
-        stored = {site: encoded(acts[site], self.manifest.dtype, site) for site in self.sites}
-        with self._writing():
-            for site, rows in stored.items():
-                self._writer(site, rows.shape[1]).append(rows)
-        manifest = self.manifest
-        if layout not in manifest.layouts:
-            manifest.layouts.append(layout)
-        manifest.entries.append((step, manifest.layouts.index(layout)))
-        manifest.rows += sum(lengths)
+        stored = {site: encoded(acts[site], self.manifest.dtype, site, layout) for site in acts}
+        self._append(step, layout, stored)
 
-    def _check(self, step: int, layout: Layout, acts: Mapping[str, Tensor]) -> None:
+    def append_stored(
+        self,
+        step: int,
+        examples: Sequence[str],
+        lengths: Sequence[int],
+        stored: Mapping[str, Shaped[np.ndarray, "row d_model"]],
+    ) -> None:
+        """As `append`, of rows that are in the type on the disk already (`Recording.stored`)."""
+        layout = Layout(tuple(examples), tuple(lengths))
+        self._check(step, layout, stored)
+        self._append(step, layout, stored)
+
+    def _append(self, step: int, layout: Layout, stored: Mapping[str, np.ndarray]) -> None:
+        size = sum(rows.nbytes for rows in stored.values())
+        if self._max_bytes is not None and self._bytes + size > self._max_bytes:
+            self.abandon()
+            raise RecordingError(
+                f"{self.folder} holds {self._bytes} bytes of activations; {size} more would pass "
+                f"the limit of {self._max_bytes}. What was flushed is safe. Allow more "
+                "(max_bytes), or record fewer sites, positions or steps, or in bf16."
+            )
+        with self._writing():
+            for site in self.sites:
+                self._writer(site, stored[site].shape[1]).append(stored[site])
+        if layout not in self._layouts:
+            self._layouts[layout] = len(self._layouts)
+            self.manifest.layouts.append(layout)
+        self.manifest.entries.append((step, self._layouts[layout]))
+        self.manifest.rows += sum(layout.lengths)
+        self._seen.setdefault(step, set()).update(layout.examples)
+        self._bytes += size
+
+    def _check(self, step: int, layout: Layout, acts: Mapping[str, Any]) -> None:
+        if not self._open:
+            raise RecordingError(f"{self.folder}: its writer was closed, so nothing can be added.")
         shapes = {site: tuple(x.shape) for site, x in acts.items()}
         if set(shapes) != set(self.sites):
             raise InvalidValueError(
@@ -124,11 +221,14 @@ class RecordingWriter:
                 f"{len(layout.examples)} examples of {list(layout.lengths)} rows do not fit "
                 f"activations of shapes {shapes} (widths so far: {widths or 'none'})."
             )
-        here = [self.manifest.layouts[at] for s, at in self.manifest.entries if s == step]
-        names = [name for old in (*here, layout) for name in old.examples]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InvalidValueError(f"example {twice!r} is recorded twice at step {step}.")
+        self._check_new(step, layout.examples)
+
+    def _check_new(self, step: int, examples: Sequence[str]) -> None:
+        seen = self._seen.get(step, set())
+        if len(set(examples)) == len(examples) and seen.isdisjoint(examples):
+            return
+        twice = next(name for name in examples if name in seen or examples.count(name) > 1)
+        raise InvalidValueError(f"example {twice!r} is recorded twice at step {step}.")
 
     def _writer(self, site: str, width: int) -> RowWriter:
         if site not in self._writers:
@@ -140,21 +240,34 @@ class RecordingWriter:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, RunError) as error:
             self.abandon()
             raise RecordingError(
-                f"cannot write to {self.folder}: {error.strerror or error}. What was flushed is "
-                "safe; make room and continue with resume=True."
+                f"cannot write to {self.folder}: {getattr(error, 'strerror', None) or error}. "
+                "What was flushed is safe: free some space or make the folder writable, then "
+                "continue with resume=True."
             ) from error
 
     def flush(self) -> None:
-        """Make everything appended so far readable and safe against a crash."""
+        """Make everything appended so far readable and safe against a crash.
+
+        Raises:
+            RecordingError: the disk is full, or an append was interrupted half way.
+        """
+        if any(writer.target.rows != self.manifest.rows for writer in self._writers.values()):
+            self.abandon()
+            raise RecordingError(
+                f"{self.folder}: adding rows was interrupted, so the last ones are not whole. What "
+                "was flushed before is safe; continue with resume=True."
+            )
         with self._writing():
             for writer in self._writers.values():
                 writer.sync()
-        files = {site: writer.target for site, writer in self._writers.items()}
-        self.manifest.sites = {s: {"width": f.width, "crc32": f.crc32} for s, f in files.items()}
-        write_json(self.folder / MANIFEST, self.manifest.to_json())
+            files = {site: writer.target for site, writer in self._writers.items()}
+            self.manifest.sites = {
+                site: {"width": file.width, "crc32": file.crc32} for site, file in files.items()
+            }
+            save_manifest(self.folder, self.manifest)
 
     def close(self) -> None:
         """Flush, and complete every file to plain safetensors."""
@@ -162,13 +275,16 @@ class RecordingWriter:
         with self._writing():
             for writer in self._writers.values():
                 writer.close(self.manifest.offsets())
-        self.manifest.complete = True
-        write_json(self.folder / MANIFEST, self.manifest.to_json())
+            self.manifest.complete = True
+            save_manifest(self.folder, self.manifest)
+        self.abandon()
 
     def abandon(self) -> None:
         """Stop without completing; what was flushed can be read, and continued later."""
+        self._open = False
         for writer in self._writers.values():
             writer.abandon()
+        self._lock.release()
 
     def __enter__(self) -> "RecordingWriter":
         return self
@@ -185,16 +301,8 @@ class RecordingWriter:
             self.abandon()
 
 
-def encoded(x: Float[Tensor, "row d_model"], dtype: str, site: str) -> np.ndarray:
-    """Numbers as they go to disk.
-
-    Raises:
-        InvalidValueError: a finite value is not finite in fp16.
-    """
-    stored = x.detach().to("cpu", TORCH[dtype]).contiguous()
-    if dtype == "fp16" and bool((stored.isinf() & x.cpu().isfinite()).any()):
-        raise InvalidValueError(
-            f"{site} reaches {float(x.abs().max()):.3g}, beyond what fp16 can hold (65504). "
-            "Record with dtype='bf16'."
-        )
-    return (stored.view(torch.int16) if dtype == "bf16" else stored).numpy()
+def _short(value: Any) -> Any:
+    """A panel by its name, version and digest; anything else as it is."""
+    if isinstance(value, dict):
+        return f"{value['name']} {value['version']} ({value['sha256']:.12})"
+    return value

@@ -1,125 +1,24 @@
 """Reading recorded activations, without torch.
 
 A recording is a folder: one row file a site (see `row_files`) and `manifest.json`, which says what
-the rows are. The manifest is replaced in one go at every flush and speaks only of rows that were on
-the disk by then, so a recording can be read while it grows and after its writer was killed.
-
-    layouts   which examples were recorded together, and how many rows each of them has
-    entries   [optimiser step, layout], in the order of the rows; a layout is shared by all the
-              steps at which the same panel was recorded
+the rows are (see `recording_manifest`). What a writer left behind its last flush is never read.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 
-from workbench.errors import RecordingError
-from workbench.row_files import CHUNK_BYTES, RowFile, starts
+from workbench.errors import InvalidValueError, RecordingError
+from workbench.files import Lock
+from workbench.recording_manifest import MANIFEST, load_manifest, row_file
+from workbench.row_files import RowFile, as_float32
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Examples recorded in one go, in the order of their rows."""
-
-    examples: tuple[str, ...]
-    lengths: tuple[int, ...]
-    """Rows of each example."""
-
-
-@dataclass
-class Manifest:
-    """What is in a recording, and what it was made from."""
-
-    positions: str
-    """Which tokens of each example are kept (see `workbench.positions`)."""
-    dtype: str
-    model: str | None = None
-    """Digest of the weights at the start, if known."""
-    tokenizer: str | None = None
-    """Hash of tokenizer and chat template, if known."""
-    rows: int = 0
-    complete: bool = False
-    """Whether the writer was closed in good order."""
-    layouts: list[Layout] = field(default_factory=list)
-    entries: list[tuple[int, int]] = field(default_factory=list)
-    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Site -> {width, crc32}."""
-    schema_version: int = SCHEMA_VERSION
-    chunk_bytes: int = CHUNK_BYTES
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    def ranges(self) -> Iterator[tuple[int, str, int, int]]:
-        """Step, example, first row and end, in the order of the rows."""
-        row = 0
-        for step, at in self.entries:
-            layout = self.layouts[at]
-            for example, length in zip(layout.examples, layout.lengths, strict=True):
-                yield step, example, row, row + length
-                row += length
-
-    def offsets(self) -> np.ndarray:
-        """Where the rows of each (step, example) begin, and the end of the last."""
-        return starts([stop - start for _, _, start, stop in self.ranges()])
-
-
-def load_manifest(folder: Path) -> Manifest:
-    """Read and check a recording's manifest.
-
-    Raises:
-        RecordingError: there is none, or it is corrupt, or from a newer version.
-    """
-    path = folder / MANIFEST
-    try:
-        raw = json.loads(path.read_bytes())
-        version, chunk = raw["schema_version"], raw["chunk_bytes"]
-    except FileNotFoundError:
-        raise RecordingError(f"no recording in {folder}: {MANIFEST} is missing.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordingError(f"{path} is corrupt or unreadable: {error!r}.") from error
-    if (version, chunk) != (SCHEMA_VERSION, CHUNK_BYTES):
-        raise RecordingError(
-            f"{path} has schema version {version} and chunks of {chunk} bytes; this version reads "
-            f"schema version {SCHEMA_VERSION} and chunks of {CHUNK_BYTES}. Update the workbench."
-        )
-    try:
-        return _checked(raw)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise RecordingError(
-            f"{path} is corrupt: {error!r}. Restore it, or record again."
-        ) from error
-
-
-def _checked(raw: dict[str, Any]) -> Manifest:
-    raw["layouts"] = [Layout(tuple(x["examples"]), tuple(x["lengths"])) for x in raw["layouts"]]
-    raw["entries"] = [(int(step), int(at)) for step, at in raw["entries"]]
-    manifest = Manifest(**raw)
-    covered = int(manifest.offsets()[-1])
-    if covered != manifest.rows:
-        raise ValueError(f"the entries cover {covered} of {manifest.rows} rows")
-    for name, site in manifest.sites.items():
-        size = RowFile(Path(), manifest.dtype, site["width"]).row_bytes * manifest.rows
-        if len(site["crc32"]) != -(-size // CHUNK_BYTES):
-            raise ValueError(f"{name} has {len(site['crc32'])} checksums for {size} bytes")
-    return manifest
-
-
-def row_file(folder: Path, manifest: Manifest, site: str) -> RowFile:
-    """The file of one site."""
-    about = manifest.sites[site]
-    path = folder / f"{site}.safetensors"
-    return RowFile(path, manifest.dtype, about["width"], manifest.rows, list(about["crc32"]))
+WRITER = ".writer"
+"""The lock that a recording's writer holds."""
 
 
 class Recording:
@@ -155,43 +54,109 @@ class Recording:
         """Ids of the panel's examples."""
         return tuple(dict.fromkeys(x for layout in self.manifest.layouts for x in layout.examples))
 
+    @property
+    def unfinished(self) -> str | None:
+        """Why this recording may lack something, and what of it is readable; None if it is whole.
+
+        Two reasons: its writer is still at work, or was stopped before it was done.
+        """
+        if self.manifest.complete:
+            return None
+        readable = (
+            f"{self.manifest.rows} rows of {len(self.examples)} examples at {len(self.steps)} "
+            f"steps are readable ({self.path})."
+        )
+        if Lock(self.path / WRITER).held():
+            return f"Still being written; so far {readable}"
+        torn = sum(max(0, file.beyond()) for file in self._files.values())
+        return f"Its writer stopped before it was done; {readable} {lost(torn)}"
+
     def lengths(self, step: int) -> dict[str, int]:
         """How many rows each example has at a step, in the order in which `read` gives them."""
         rows = self._at("step", step, self._rows)
         return {example: stop - start for example, (start, stop) in rows.items()}
 
     def read(
-        self, site: str, *, step: int, example: str | None = None
+        self,
+        site: str,
+        *,
+        step: int,
+        example: str | Sequence[str] | None = None,
+        rows: slice | None = None,
     ) -> Float32[np.ndarray, "row d_model"]:
-        """Activations of one site at one step: of one example, or of all in the panel's order.
+        """Activations of one site at one step.
+
+        Args:
+            site: a canonical name.
+            step: an optimiser step that was recorded.
+            example: one, or several in the order wanted; None for all in the panel's order.
+            rows: of each of these examples only such rows (kept tokens), e.g. `slice(0, 3)`.
 
         Raises:
             RecordingError: no such site, step or example; or the file is corrupt or truncated.
+            InvalidValueError: rows that are not consecutive.
         """
+        stored = self.stored(site, step=step, example=example, rows=rows)
+        return as_float32(stored, self.manifest.dtype)
+
+    def stored(
+        self,
+        site: str,
+        *,
+        step: int,
+        example: str | Sequence[str] | None = None,
+        rows: slice | None = None,
+    ) -> Shaped[np.ndarray, "row d_model"]:
+        """As `read`, in the type on the disk (bfloat16 as unsigned integers of 16 bits)."""
         file = self._at("site", site, self._files)
-        rows = self._at("step", step, self._rows)
-        spans = list(rows.values()) if example is None else [self._at("example", example, rows)]
-        parts = [file.read(start, stop) for start, stop in joined(spans)]
+        at_step = self._at("step", step, self._rows)
+        wanted = [example] if isinstance(example, str) else at_step if example is None else example
+        spans = [part(self._at("example", name, at_step), rows) for name in wanted]
+        parts = [file.stored(start, stop) for start, stop in joined(spans) or [(0, 0)]]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def verify(self) -> None:
-        """Read every byte once.
+        """Read every byte once: all rows and, of a complete recording, headers and offsets.
 
         Raises:
             RecordingError: a file is corrupt, truncated or missing.
         """
+        offsets = self.manifest.offsets() if self.manifest.complete else None
         for file in self._files.values():
-            chunk = max(1, CHUNK_BYTES // file.row_bytes)
-            for start in range(0, file.rows, chunk):
-                file.read(start, min(start + chunk, file.rows))
+            file.verify(offsets)
+
+    @property
+    def files(self) -> dict[str, RowFile]:
+        """The file of each site."""
+        return dict(self._files)
 
     def _at(self, kind: str, key: Any, known: dict[Any, Any]) -> Any:
         if key in known:
             return known[key]
         near = get_close_matches(str(key), map(str, known), n=1) if kind != "step" else []
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        shown = ", ".join(map(str, known)) or "none"
-        raise RecordingError(f"{self.path} holds no {kind} {key!r}.{hint} It has: {shown}.")
+        shown = ", ".join([str(x) for x in known][:20]) or "none"
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        raise RecordingError(f"{self.path} holds no {kind} {key!r}.{hint} It has: {shown}{more}.")
+
+
+def lost(torn: int) -> str:
+    """What is said of bytes behind the last flush."""
+    return f"{torn} bytes behind the last flush were torn off and do not count." if torn else ""
+
+
+def part(span: tuple[int, int], rows: slice | None) -> tuple[int, int]:
+    """Some rows of one example's rows.
+
+    Raises:
+        InvalidValueError: rows that are not consecutive.
+    """
+    if rows is None:
+        return span
+    first, stop, stride = rows.indices(span[1] - span[0])
+    if stride != 1:
+        raise InvalidValueError(f"rows are read as they follow each other, not every {stride}th.")
+    return span[0] + first, span[0] + max(first, stop)
 
 
 def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -203,3 +168,8 @@ def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             merged.append((start, stop))
     return merged
+
+
+def is_recording(folder: Path) -> bool:
+    """Whether a folder holds a recording."""
+    return (folder / MANIFEST).is_file()

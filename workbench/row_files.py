@@ -48,7 +48,15 @@ class RowFile:
         return self.width * np.dtype(DTYPES[self.dtype][1]).itemsize
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "row d_model"]:
-        """Rows `start` to `stop`, their checksums verified.
+        """Rows `start` to `stop` as numbers, their checksums verified.
+
+        Raises:
+            RecordingError: the file is missing, too short, or not what was written.
+        """
+        return as_float32(self.stored(start, stop), self.dtype)
+
+    def stored(self, start: int, stop: int) -> Shaped[np.ndarray, "row d_model"]:
+        """The same as it stands in the file; bfloat16 as unsigned integers of 16 bits.
 
         Raises:
             RecordingError: the file is missing, too short, or not what was written.
@@ -57,15 +65,51 @@ class RowFile:
         begin = first // CHUNK_BYTES * CHUNK_BYTES
         end = min(-(-last // CHUNK_BYTES) * CHUNK_BYTES, self.rows * self.row_bytes)
         data = memoryview(self._verified(begin, max(begin, end)))[first - begin : last - begin]
-        return as_float32(data, self.dtype).reshape(stop - start, self.width)
+        return np.frombuffer(data, DTYPES[self.dtype][1]).reshape(stop - start, self.width)
 
-    def _verified(self, begin: int, end: int) -> bytes:
+    def header(self, n_offsets: int) -> bytes:
+        """What safetensors wants to know, for so many rows and offsets."""
+        end = self.rows * self.row_bytes
+        acts = {"dtype": DTYPES[self.dtype][0], "shape": [self.rows, self.width]}
+        offsets = {"dtype": "I64", "shape": [n_offsets], "data_offsets": [end, end + 8 * n_offsets]}
+        text = json.dumps({"acts": acts | {"data_offsets": [0, end]}, "offsets": offsets}).encode()
+        return struct.pack("<Q", HEADER_BYTES - 8) + text.ljust(HEADER_BYTES - 8)
+
+    def beyond(self) -> int:
+        """How many bytes the file has behind the rows that count; negative if it is too short."""
+        with suppress(OSError):
+            return self.path.stat().st_size - HEADER_BYTES - self.rows * self.row_bytes
+        return 0
+
+    def verify(self, offsets: Int64[np.ndarray, " n"] | None) -> None:
+        """Read every row once and, of a file that was closed, header and offsets, too.
+
+        Raises:
+            RecordingError: the file is missing, too short, or not what was written.
+        """
+        for first in range(0, self.rows, at_once := max(1, CHUNK_BYTES // self.row_bytes)):
+            self.stored(first, min(first + at_once, self.rows))
+        if offsets is None:
+            return
+        head, tail = self._bytes(0, HEADER_BYTES), offsets.astype("<i8").tobytes()
+        end = HEADER_BYTES + self.rows * self.row_bytes
+        if head != self.header(len(offsets)) or self._bytes(end, len(tail) + 1) != tail:
+            raise RecordingError(
+                f"{self.path} is corrupt: its safetensors header or its offsets are not what was "
+                "written. Its rows are whole: they can still be read here. Restore the file, or "
+                "record again, before you give it to other programs."
+            )
+
+    def _bytes(self, start: int, count: int) -> bytes:
         try:
             with self.path.open("rb") as file:
-                file.seek(HEADER_BYTES + begin)
-                data = file.read(end - begin)
+                file.seek(start)
+                return file.read(count)
         except OSError as error:
             raise RecordingError(f"cannot read {self.path}: {error.strerror or error}.") from error
+
+    def _verified(self, begin: int, end: int) -> bytes:
+        data = self._bytes(HEADER_BYTES + begin, end - begin)
         if len(data) < end - begin:
             raise RecordingError(
                 f"{self.path} is truncated: its manifest speaks of {self.rows} rows, the file ends "
@@ -87,7 +131,7 @@ class RowWriter:
     def __init__(self, target: RowFile):
         self.target = target
         if not target.rows:
-            target.path.write_bytes(self._header(n_offsets=0))
+            target.path.write_bytes(target.header(n_offsets=0))
         self._file = target.path.open("r+b")
         kept = HEADER_BYTES + target.rows * target.row_bytes
         if os.fstat(self._file.fileno()).st_size < kept:
@@ -118,7 +162,7 @@ class RowWriter:
         """Complete the file to plain safetensors."""
         self._file.write(offsets.astype("<i8").tobytes())
         self._file.seek(0)
-        self._file.write(self._header(len(offsets)))
+        self._file.write(self.target.header(len(offsets)))
         self.sync()
         self._file.close()
 
@@ -127,18 +171,11 @@ class RowWriter:
         with suppress(OSError):  # what cannot be written was not promised
             self._file.close()
 
-    def _header(self, n_offsets: int) -> bytes:
-        shape, end = [self.target.rows, self.target.width], self.target.rows * self.target.row_bytes
-        acts = {"dtype": DTYPES[self.target.dtype][0], "shape": shape, "data_offsets": [0, end]}
-        at = [end, end + 8 * n_offsets]
-        offsets = {"dtype": "I64", "shape": [n_offsets], "data_offsets": at}
-        text = json.dumps({"acts": acts, "offsets": offsets}).encode()
-        return struct.pack("<Q", HEADER_BYTES - 8) + text.ljust(HEADER_BYTES - 8)
 
-
-def as_float32(data: bytes | memoryview, dtype: str) -> Float32[np.ndarray, " n"]:
-    """Bytes of a stored type as numbers; a bfloat16 is the upper half of a float32."""
-    stored = np.frombuffer(data, DTYPES[dtype][1])
+def as_float32(
+    stored: Shaped[np.ndarray, "row d_model"], dtype: str
+) -> Float32[np.ndarray, "row d_model"]:
+    """Stored numbers as float32; a bfloat16 is the upper half of one."""
     if dtype == "bf16":
         wide = stored.astype(np.uint32)
         wide <<= 16  # in place: a second array of this size costs more than the shift

@@ -14,9 +14,10 @@ from workbench.domains import Domain, streams
 from workbench.measures import Measures
 from workbench.metrics import Measured, measure
 from workbench.models import Loaded, save
-from workbench.panel import Panel, texts
+from workbench.panel import Panel, prompt_set, texts
 from workbench.prefill import prefill_curve
 from workbench.probes._base import At, Measurement, Probe
+from workbench.read_only import refuse_read_only
 from workbench.recording import Recorder
 from workbench.resume import Checkpoint
 from workbench.rows import Cost, Loss, Stage
@@ -90,6 +91,7 @@ class Run:
             at=self.measures.record_steps(budget),
             model=self.writer.header.hashes["start"],
             tokenizer=tokenizer_digest(self.tokenizer),
+            texts=prompt_set(self.panel).identity,
             resume=True,
         )
 
@@ -173,6 +175,7 @@ def attack_run(
     progress: Callable[[int, int], None],
 ) -> None:
     """Attack a model, measuring θ_t while it lives. Its weights are not kept."""
+    refuse_read_only(start.model, "attacking")
     drawn = streams(run.domain, attack.streams, run.tokenizer, split="attack",
                     batch_size=attack.batch_size, n=attack.samples, seed=seed)  # fmt: skip
     m, budget = run.measures, attack.budget

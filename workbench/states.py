@@ -126,7 +126,7 @@ def recorded_states(recording: Recording, step: int, site: str = "resid_post") -
     read = torch.from_numpy(np.stack([recording.read(name, step=step) for name in layers]))
     found = States(
         site,
-        recording.manifest.positions,  # type: ignore[arg-type]
+        recording.manifest.positions,
         tuple(lengths),
         tuple(lengths.values()),
         layers,
