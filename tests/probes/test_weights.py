@@ -1,0 +1,72 @@
+"""Weight change of live models: the same numbers as from their files, adapters included."""
+
+import pytest
+import torch
+
+from tests import tiny
+from tests.probes.texts import AT, panel, rows_of
+from workbench.adapters import merge_lora, with_lora
+from workbench.errors import InvalidValueError
+from workbench.models import save
+from workbench.probes import Weights
+from workbench.task_vectors import gram
+
+
+def found(model, reference):
+    return {(r.part, r.measure): r.value for r in rows_of(Weights(), model, reference)}
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+def test_live_models_give_what_their_files_give(tmp_path, family):
+    make = tiny.FAMILIES[family]
+    models = [make(seed) for seed in (0, 1)]
+    for i, model in enumerate(models):
+        save(model, tiny.tokenizer(), tmp_path / str(i))
+    files = gram(str(tmp_path / "0"), [str(tmp_path / "1")])
+    live = found(models[1], models[0])
+    assert {part for part, _ in live} == set(files.parts)
+    for part in files.parts:
+        assert live[part, "norm"] == pytest.approx(files.norm(0, part), rel=1e-9)
+        relative = files.norm(0, part) / files.origin[part]
+        assert live[part, "relative_norm"] == pytest.approx(relative, rel=1e-9)
+    shares = [x for (part, measure), x in live.items() if measure == "share" and part != "all"]
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_a_model_and_itself_do_not_differ():
+    assert set(found(tiny.llama(), tiny.llama()).values()) == {0.0}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_adapter_counts_as_its_merged_model(family):
+    make = tiny.FAMILIES[family]
+    adapted = with_lora(make(), rank=2, alpha=3.0)
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_B" in name:
+                p.normal_()
+    live = found(adapted, make())
+    with adapted.disable_adapter():
+        assert set(found(adapted, make()).values()) == {0.0}
+    merged = found(merge_lora(adapted), make())
+    assert live == pytest.approx(merged, rel=1e-5) and live["all", "norm"] > 0
+
+
+def test_tied_weights_count_once():
+    tied = found(tiny.llama(1, tie_word_embeddings=True), tiny.llama(tie_word_embeddings=True))
+    assert ("head", "norm") not in tied and ("embedding", "norm") in tied
+
+
+def test_the_kept_reference_does_not_follow_a_model_that_trains_on():
+    model = tiny.llama()
+    measure = Weights().against(model, panel())
+    with torch.no_grad():
+        model.lm_head.weight.add_(1.0)
+    rows = {(r.part, r.measure): r.value for r in measure(model, AT)}
+    assert rows["head", "norm"] == pytest.approx(model.lm_head.weight.numel() ** 0.5, rel=1e-4)
+    assert rows["block 0", "norm"] == 0
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(InvalidValueError, match="same weights"):
+        rows_of(Weights(), tiny.llama(intermediate_size=64), tiny.llama())
