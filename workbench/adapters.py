@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from workbench.activations.sites import anatomy
 from workbench.errors import InvalidValueError, UnknownNameError
+from workbench.read_only import refuse_read_only
 
 
 def with_lora(
@@ -40,6 +41,7 @@ def with_lora(
     """
     if rank < 1:
         raise InvalidValueError(f"the rank of an adapter is at least 1, not {rank}.")
+    refuse_read_only(model, "adding adapters")
     found = linear_layers(model)
     for target in targets or ():
         if not any(name.split(".")[-1] == target or name == target for name in found):
@@ -59,6 +61,7 @@ def with_lora(
 
 def merge_lora(model: Any) -> nn.Module:
     """Fold adapters into the weights; the result is a plain Hugging Face model, all trainable."""
+    refuse_read_only(model, "merging adapters")
     return model.merge_and_unload().requires_grad_(True)
 
 

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from workbench.read_only import input_device
+
 GROUP = 16
 """Prompts read at once: fewer means less padding, more means fewer passes."""
 LEAVE = 8
@@ -45,7 +47,7 @@ class Decoding:
 
 def decode(model: Any, rows: Sequence[Row], how: Decoding) -> None:
     """Fill in what the model writes after each row; rows should be sorted by length."""
-    mask = _padded([[1] * len(row.input_ids) for row in rows], model.device)
+    mask = _padded([[1] * len(row.input_ids) for row in rows], input_device(model))
     stop = mask.shape[1]
     mask = nn.functional.pad(mask, (0, how.max_new_tokens), value=1)
     positions = _positions(mask)
@@ -83,8 +85,8 @@ def _prefill(model: Any, rows: Sequence[Row]) -> tuple[Float[Tensor, "row vocab"
 
 def _read(model: Any, rows: Sequence[Row]) -> tuple[Float[Tensor, "row vocab"], DynamicCache]:
     cache = DynamicCache(config=model.config)
-    ids = _padded([row.input_ids for row in rows], model.device)
-    mask = _padded([[1] * len(row.input_ids) for row in rows], model.device)
+    ids = _padded([row.input_ids for row in rows], input_device(model))
+    mask = _padded([[1] * len(row.input_ids) for row in rows], input_device(model))
     return _logits(model, ids, mask, _positions(mask), cache), cache
 
 

@@ -49,8 +49,12 @@ def find(name: str) -> Path:
     raise UnknownNameError("model", name, {*(PREFIX + x for x in CHECKPOINTS), *near}, hint)
 
 
-def read_model(directory: Path, dtype: torch.dtype | None) -> Any:
+def read_model(
+    directory: Path, dtype: torch.dtype | None, device_map: str | dict[str, Any] | None = None
+) -> Any:
     """The causal language model in a directory, in evaluation mode; no dtype: as it was saved.
+
+    What a device map sends to disk is read from the directory itself, if it is safetensors.
 
     Raises:
         ModelError: the directory does not hold one, whole.
@@ -59,7 +63,11 @@ def read_model(directory: Path, dtype: torch.dtype | None) -> Any:
     try:
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True
+                directory,
+                dtype=dtype or "auto",
+                device_map=device_map,
+                use_safetensors=True,
+                output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{directory}: its weights cannot be loaded: {error}") from error

@@ -29,6 +29,7 @@ from workbench.model_files import (
     weights_digest,
 )
 from workbench.quiet import quiet
+from workbench.read_only import offloaded, quantisation, refuse_read_only, tensors
 
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{{ '' if loop.first else '\n\n' }}"
@@ -60,6 +61,7 @@ def load(
     tokenizer: Any = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
+    device_map: str | dict[str, Any] | None = None,
     chat_template: str | None = None,
 ) -> Loaded:
     """Load a model with its tokenizer.
@@ -70,6 +72,8 @@ def load(
         tokenizer: instead of the model's own; a live model needs one.
         device: where to put the model.
         dtype: of the weights; by default fp32 for lab models, else as they were saved.
+        device_map: instead of `device`, accelerate's: `auto`, or a place for each part; what is
+            offloaded can be read but not trained.
         chat_template: instead of the tokenizer's own: `plain`, or a Jinja text.
 
     Raises:
@@ -87,11 +91,26 @@ def load(
     if dtype is None and text.startswith(PREFIX):
         dtype = torch.float32
     if (directory / ADAPTER).is_file():
-        return _adapter(directory, text, tokenizer, device, dtype, chat_template)
-    model = read_model(directory, dtype).to(device)
+        return _adapter(directory, text, tokenizer, device, dtype, device_map, chat_template)
+    model = read_model(directory, dtype, device_map)
+    model = model if device_map is not None else placed(model, device, None)
     tokenizer = _chatty(tokenizer or read_tokenizer(directory), chat_template, directory)
     _check_vocabulary(model, tokenizer, text)
     return Loaded(model, tokenizer, text, weights_digest(directory))
+
+
+def tokenizer_of(name: str, chat_template: str | None = None) -> Any:
+    """The tokenizer that `load` would give, without loading the weights.
+
+    Raises:
+        UnknownNameError: no such model or template.
+        ModelError: no tokenizer, or one without a chat template.
+    """
+    directory = find(name)
+    if (directory / ADAPTER).is_file() and not has_tokenizer(directory):
+        base = _adapter_config(directory).base_model_name_or_path or ""
+        return tokenizer_of(base, chat_template)
+    return _chatty(read_tokenizer(directory), chat_template, directory)
 
 
 def digest_of(name: str) -> str:
@@ -113,7 +132,12 @@ def save(model: Any, tokenizer: Any, directory: str | Path) -> None:
     """Write a model and its tokenizer in plain Hugging Face format (a PEFT model: its adapter).
 
     The directory appears whole or not at all; one that was there is replaced.
+
+    Raises:
+        ModelError: the weights are quantised or offloaded.
     """
+    if not isinstance(model, PeftModel):
+        refuse_read_only(model, "saving in plain format")
     target = Path(directory)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as parent:
@@ -140,10 +164,24 @@ def _live(
         raise ModelError(f"a live model comes without tokenizer: load({kind}, tokenizer=...).")
     if model.get_output_embeddings() is None:
         raise ModelError(f"{kind} has no language-model head, so it cannot write an answer.")
-    model.to(device=device, dtype=dtype).eval()
+    placed(model, device, dtype).eval()
     tokenizer = _chatty(tokenizer, chat_template, kind)
     _check_vocabulary(model, tokenizer, kind)
     return Loaded(model, tokenizer, str(model.config.name_or_path) or kind, _tensor_digest(model))
+
+
+def placed(model: Any, device: torch.device | str, dtype: torch.dtype | None) -> Any:
+    """The model on a device; what is quantised or offloaded stays where and what it is.
+
+    Raises:
+        ModelError: another dtype is asked of weights that cannot change it.
+    """
+    how = quantisation(model) or ("offloaded" if offloaded(model) else None)
+    if how is None:
+        return model.to(device=device, dtype=dtype)
+    if dtype is not None:
+        raise ModelError(f"the dtype of {how} weights cannot be changed; leave dtype out.")
+    return model
 
 
 def _chatty(tokenizer: Any, chat_template: str | None, owner: object) -> Any:
@@ -176,6 +214,7 @@ def _adapter(
     tokenizer: Any,
     device: torch.device | str,
     dtype: torch.dtype | None,
+    device_map: str | dict[str, Any] | None,
     chat_template: str | None,
 ) -> Loaded:
     """A PEFT adapter on its base. The tokenizer beside the adapter, if any, is preferred."""
@@ -185,7 +224,12 @@ def _adapter(
     where = config.base_model_name_or_path or "(no base named)"
     try:
         base = load(
-            where, tokenizer=tokenizer, device=device, dtype=dtype, chat_template=chat_template
+            where,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            chat_template=chat_template,
         )
     except UnknownNameError as error:
         raise ModelError(
@@ -220,8 +264,8 @@ def _adapter_config(directory: Path) -> PeftConfig:
 
 def _tensor_digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in tensors(model):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from workbench.data import Batch, Streams, generator
 from workbench.errors import InvalidValueError, TrainingError
 from workbench.memory_limit import within_memory
 from workbench.optimisation import Fit
+from workbench.read_only import refuse_read_only
 from workbench.resume import Checkpoint, Randomness
 
 __all__ = ["Callback", "Context", "Losses", "Mean", "Objective", "Spent", "Step", "fit", "train"]
@@ -77,9 +78,11 @@ def train(
     step unless the objective is `coupled`: unless it depends on how the batch is split.
 
     Raises:
+        ModelError: the weights are quantised or offloaded.
         TrainingError: a loss term or the gradient is not finite, or memory ran out and smaller
             micro-batches would be another objective; the step is not taken.
     """
+    refuse_read_only(model, "training")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InvalidValueError("no parameter of the model requires a gradient; nothing to train.")

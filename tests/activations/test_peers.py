@@ -1,16 +1,14 @@
 """The same activations as TransformerLens and nnsight give for the same weights.
 
-Both libraries get a shell, a copy of the module tree that shares every parameter, because
-TransformerLens rewrites the model it is given.
+Both libraries get a shell, a copy of the module tree that shares every parameter (`views`).
 """
-
-import copy
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from tests import tiny
+from tests.activations.families import CONFIGS, make
 from workbench.activations import HookedLM
 
 pytestmark = pytest.mark.slow  # importing either library takes seconds
@@ -42,10 +40,6 @@ def token_ids():
     return torch.randint(6, tiny.VOCABULARY, (2, 9), generator=generator)
 
 
-def shell(model):
-    return copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
-
-
 def ours(model, ids):
     with torch.no_grad(), HookedLM(model).record("*") as acts:
         model(input_ids=ids, use_cache=False)
@@ -53,11 +47,7 @@ def ours(model, ids):
 
 
 def test_equal_to_transformer_lens(model, tokenizer):
-    from transformer_lens.model_bridge import TransformerBridge
-
-    bridge = TransformerBridge.boot_transformers(
-        "local/model", hf_model=shell(model), tokenizer=tokenizer, device="cpu", dtype=model.dtype
-    )
+    bridge = HookedLM(model).transformer_lens(tokenizer)
     ids = token_ids()
     acts = ours(model, ids)
     with torch.no_grad():
@@ -70,11 +60,9 @@ def test_equal_to_transformer_lens(model, tokenizer):
 
 
 def test_equal_to_nnsight(model, tokenizer):
-    from nnsight import TransformersModel
-
     ids = token_ids()
     acts = ours(model, ids)
-    lm = TransformersModel(shell(model), tokenizer=tokenizer, task="text-generation")
+    lm = HookedLM(model).nnsight(tokenizer)
     blocks = lm.transformer.h if hasattr(lm, "transformer") else lm.model.layers
     attn = "attn" if hasattr(lm, "transformer") else "self_attn"
     modules = [m for block in blocks for m in (block, getattr(block, attn), block.mlp)]
@@ -89,3 +77,15 @@ def test_equal_to_nnsight(model, tokenizer):
         }
         for name, theirs in taken.items():
             assert torch.equal(acts[f"blocks.{i}.hook_{name}"], theirs), name
+
+
+@pytest.mark.parametrize("family", sorted({*CONFIGS} - {"falcon-new", "phimoe"}))
+def test_equal_to_transformer_lens_in_every_family_it_shows(family, tokenizer):
+    lm = HookedLM(make(family, attn_implementation="eager"))
+    acts = ours(lm.model, token_ids())
+    with torch.no_grad():
+        _, cache = lm.transformer_lens(tokenizer, snapshot=True).run_with_cache(token_ids())
+    for name in acts:
+        if "_module_out" in name or (family, name) == ("bloom", "hook_embed"):
+            continue  # theirs is Bloom's normed embedding, ours what the embedding gives
+        assert (acts[name] - cache[name]).norm() <= 1e-5 * acts[name].norm(), name

@@ -62,10 +62,10 @@ def test_gpt_neox_has_a_middle_of_the_stream_only_without_parallel_blocks(parall
 
 def test_contributions_that_are_scaled_after_their_module_are_dropped_with_the_reason():
     lm = HookedLM(make(GraniteConfig(**SIZES, residual_multiplier=0.22)))
-    gone = {"attn_out", "mlp_out", "resid_mid"}
+    gone = {"attn_out", "mlp_out"}
     assert set(lm.dropped) == {f"blocks.{i}.hook_{s}" for i in range(2) for s in gone}
     assert lm.resolve("resid_post.0") == ("blocks.0.hook_resid_post",)
-    with pytest.raises(SiteError, match=r"attn_out \+ mlp_out is not resid_post"):
+    with pytest.raises(SiteError, match=r"0\.22 times .* not resid_pre \+ attn_out \+ mlp_out"):
         lm.resolve("attn_out")
 
 
@@ -138,3 +138,14 @@ def test_weights_that_are_not_numbers_are_noticed():
     lm = HookedLM(model)
     assert set(lm.dropped) == {"blocks.1.hook_attn_out", "blocks.1.hook_mlp_out"}
     assert "relative error nan" in lm.dropped["blocks.1.hook_mlp_out"]
+
+
+def test_a_stream_that_does_not_add_up_says_by_how_much():
+    model = make(MistralConfig(**SIZES))
+    block = model.model.layers[1]
+    block.mlp.register_forward_hook(lambda m, args, out: out * torch.arange(32))
+    lm = HookedLM(model)
+    assert lm.dropped == {}  # the hook belongs to the model: what it makes is what is added
+    block.register_forward_hook(lambda m, args, out: out * torch.arange(32))
+    with pytest.raises(SiteError, match=r"not resid_post \(relative error .*not known"):
+        HookedLM(model).resolve("mlp_out.1")

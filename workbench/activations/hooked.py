@@ -14,7 +14,7 @@ from workbench.activations.contexts import Activations, Edit, Edits, Select
 from workbench.activations.engine import EDITS, RECORDINGS, opened
 from workbench.activations.shortened import shortened
 from workbench.activations.sites import anatomy, find_sites
-from workbench.activations.wiring import broken_sites
+from workbench.activations.wiring import proven
 from workbench.data import Batch
 from workbench.errors import InvalidValueError
 
@@ -42,8 +42,9 @@ class HookedLM:
         sites, self.dropped = find_sites(self.parts)
         """Sites that this model lacks, or has by name but not in meaning: name -> reason."""
         if check:
-            self.dropped |= broken_sites(self.parts, sites)
-        self._sites = {name: site for name, site in sites.items() if name not in self.dropped}
+            sites, broken = proven(self.parts, sites)
+            self.dropped |= broken
+        self._sites = sites
         self.sites = tuple(self._sites)
         """Canonical names, in the order of a forward pass."""
         self._resolved: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -171,3 +172,33 @@ class HookedLM:
         records a second time.
         """
         (recompute.enable if on else recompute.disable)(self.parts.base)
+
+    def transformer_lens(self, tokenizer: Any, *, snapshot: bool = False) -> Any:
+        """The same weights as a TransformerLens `TransformerBridge`, for heads and circuits.
+
+        The model is not touched; training it shows in the view. What is refused, and why:
+        `workbench.views`.
+
+        Args:
+            tokenizer: of the model.
+            snapshot: accept a view that copies some parameters (GPT-NeoX, Falcon, Bloom).
+
+        Raises:
+            ModelError: the view would show something other than the model.
+        """
+        from workbench import views
+
+        return views.transformer_lens(self.parts.base, tokenizer, snapshot=snapshot)
+
+    def nnsight(self, tokenizer: Any) -> Any:
+        """The same weights as an nnsight `TransformersModel`, for operations inside modules.
+
+        Args:
+            tokenizer: of the model.
+
+        Raises:
+            ModelError: the view would show something other than the model.
+        """
+        from workbench import views
+
+        return views.nnsight(self.parts.base, tokenizer)

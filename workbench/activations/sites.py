@@ -5,6 +5,7 @@ which in families with post-norms (Gemma 2 and 3, OLMo 2) is the post-norm's out
 own outputs, which Vaccine and its relatives perturb, are `attn_module_out` and `mlp_module_out`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from workbench.errors import ModelError
+from workbench.read_only import input_device
 
 Side = Literal["in", "out"]
 Port = tuple[Side, nn.Module]
@@ -25,7 +27,15 @@ POST_NORMS = (
     ("post_self_attn_layernorm", "post_mlp_layernorm"),
 )
 """Norms between what attention and MLP give and the residual stream, where a family has both."""
-PRE_MLP = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")
+PRE_MLP = (
+    "pre_feedforward_layernorm",
+    "post_attention_layernorm",
+    "feedforward_layernorm",
+    "ln_2",
+    "norm_2",
+)
+PROJECTIONS = ("o_proj", "out_proj", "dense", "dense_4h_to_h", "down_proj")
+"""The last linear layer of attention or MLP, where the module adds the residual after it."""
 
 EMBED, FINAL = "hook_embed", "ln_final.hook_out"
 
@@ -57,7 +67,7 @@ class Anatomy:
     @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
-        return next(self.embed.parameters()).device
+        return input_device(self.base)
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -68,13 +78,19 @@ def anatomy(model: nn.Module) -> Anatomy:
     """
     peft_base = getattr(model, "get_base_model", None)
     base: Any = peft_base() if callable(peft_base) else model
-    if not hasattr(base, "get_input_embeddings") or not hasattr(base, "config"):
+    name = type(base).__name__
+    if not all(hasattr(base, x) for x in ("get_input_embeddings", "get_decoder", "config")):
         raise ModelError(
-            f"{type(model).__name__} is not a Hugging Face causal LM: it has no config or no input "
+            f"{name} is not a Hugging Face causal LM: it has no config, no decoder or no input "
             "embeddings. Give a PreTrainedModel or a PeftModel."
         )
+    if base.config.is_encoder_decoder:
+        raise ModelError(
+            f"{name} is an encoder with a decoder; there is not one residual stream from prompt to "
+            "answer. Give a decoder-only ...ForCausalLM."
+        )
     decoder = base.get_decoder()
-    n_layers = base.config.get_text_config().num_hidden_layers
+    n_layers = getattr(base.config.get_text_config(), "num_hidden_layers", None)
     lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
     if not lists:
         raise ModelError(
@@ -115,6 +131,20 @@ def block_ports(block: nn.Module) -> dict[str, tuple[Side, nn.Module | None]]:
         "mlp_out": ("out", mlp_out),
         "resid_post": ("out", block),
     }
+
+
+def projections(block: nn.Module) -> Iterator[dict[str, nn.Module]]:
+    """Other modules that may give what a block adds, for blocks whose first guess is disproved.
+
+    MPT's MLP takes the residual in and adds it; Bloom's attention does so too.
+    """
+    attn, mlp = first(block, ATTENTION), first(block, MLP)
+    if attn is None or mlp is None:
+        return
+    if (after_mlp := first(mlp, PROJECTIONS)) is not None:
+        yield {"attn_out": attn, "mlp_out": after_mlp}
+        if (after_attn := first(attn, PROJECTIONS)) is not None:
+            yield {"attn_out": after_attn, "mlp_out": after_mlp}
 
 
 def post_norms(block: nn.Module) -> tuple[nn.Module, nn.Module] | None:

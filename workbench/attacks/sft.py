@@ -19,6 +19,7 @@ from workbench.data import Batch, Streams, require
 from workbench.errors import InvalidValueError
 from workbench.losses import cross_entropy
 from workbench.optimisation import Fit, OptimiserName, ScheduleName
+from workbench.read_only import refuse_read_only
 from workbench.training import Context, Losses, Mean, Spent, train
 
 
@@ -76,6 +77,7 @@ class SupervisedFineTuning(Attack):
 
     def run(self, model: nn.Module, streams: Streams, *, seed: int = 0) -> Iterator[Attacked]:
         """Fine-tune a copy, yielding it before the first step and after each."""
+        refuse_read_only(model, "attacking")
         drawn = require(streams, self.streams, type(self).__name__)
         student = deepcopy(model)
         if self.lora_rank:

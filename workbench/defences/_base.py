@@ -17,6 +17,7 @@ from workbench.activations import HookedLM
 from workbench.adapters import merge_lora, with_lora
 from workbench.data import Batch, Streams, require
 from workbench.optimisation import Fit
+from workbench.read_only import refuse_read_only
 from workbench.resume import Checkpoint
 from workbench.training import Callback, Context, Losses, Mean, Objective, fit
 
@@ -127,6 +128,7 @@ class TrainedDefence(Defence):
         in_place: bool = False,
     ) -> nn.Module:
         """Train by the shared loop; LoRA adapters are merged at the end."""
+        refuse_read_only(model, "immunising")
         drawn = require(streams, self.draws, type(self).__name__)
         student = model if in_place else deepcopy(model)
         if self.lora_rank:

@@ -44,13 +44,12 @@ class WeightChangeParams(Params):
 def data(frames: Frames, params: WeightChangeParams) -> pd.DataFrame:
     """One line an arm, part and panel, parts in the order of the model; `all` is left out."""
     every = _rows(frames, params)
-    chance = every[every["measure"] == "by_chance"]
-    bands = {(r.run, r.part): r.value for r in chance.itertuples()}
+    chance = every[every["measure"] == "by_chance"].set_index(["run", "part"])["value"]
     rows = every[(every["part"] != "all") & every["measure"].isin([params.measure, "angle"])]
-    table = rows.assign(
-        panel=["angle" if m == "angle" else "length" for m in rows["measure"]],
-        place=rows["part"].map(_place),
-        chance=[bands.get((r.run, r.part), float("nan")) for r in rows.itertuples()],
+    table = rows.join(chance.rename("chance"), on=["run", "part"])
+    table = table.assign(
+        panel=["angle" if measure == "angle" else "length" for measure in table["measure"]],
+        place=table["part"].map(_place),
     )
     names = ["arm", "seed", "reference", "beside", "panel", "place", "part", "value", "chance", "n"]
     return in_order(table[names], "seed", "panel", "place")
