@@ -52,7 +52,10 @@ class ReadOut:
             normed: the final norm has been applied already, as in `ln_final.hook_out`.
         """
         with instead((), ()):
-            logits = self.head(hidden if normed else self.norm(hidden))
+            return self.finish(self.head(hidden if normed else self.norm(hidden)))
+
+    def finish(self, logits: Float[Tensor, "*pos part"]) -> Float[Tensor, "*pos part"]:
+        """What the family does to what its head gives: scale, then soft cap; entry by entry."""
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:

@@ -113,7 +113,7 @@ def kl_shares(
     """By arm, for every seed: share of KL(released ‖ base) on hazards within the first tokens."""
     released = [run for run in runs if run.kind == "immunise"]
     rows = store.read(TokenKL, released)
-    rows = rows[rows["group"] == "hazard"]
+    rows = rows[(rows["group"] == "hazard") & (rows["measure"] == "forward_kl")]
     shares: dict[str, list[float]] = {}
     for run in released:
         values = rows[rows["run"] == run.id]["values"]

@@ -15,6 +15,7 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import InvalidValueError
 from workbench.figures._base import Figure
+from workbench.figures._checkpoints import of_checkpoint
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import band, line, thin
@@ -42,8 +43,8 @@ class KLByPositionParams(Params):
     """What stands for the prompts: the median, with the middle half as a band, or the mean."""
     group: Literal["both", "hazard", "benign"] = "both"
     """Which prompts."""
-    measure: Literal["forward_kl", "reverse_kl"] = "forward_kl"
-    """KL(checkpoint || reference), or the other way round."""
+    measure: Literal["forward_kl", "reverse_kl", "js"] = "forward_kl"
+    """KL(checkpoint || reference), the other way round, or the symmetric Jensen-Shannon."""
     log: bool = False
     """Logarithmic KL axis; zeros cannot be shown on it."""
     positions: int | None = None
@@ -72,13 +73,7 @@ def data(frames: Frames, params: KLByPositionParams) -> pd.DataFrame:
 
 
 def _rows(frames: Frames, params: KLByPositionParams) -> pd.DataFrame:
-    if params.checkpoint == "released":
-        rows = frames[TokenKL]
-        rows = rows[rows["stage"] == "defence"]
-    else:
-        rows = frames.attacked(TokenKL, params.attack)
-        last = rows.groupby("run")["step"].transform("max")
-        rows = rows[rows["step"] == (last if params.step is None else params.step)]
+    rows = of_checkpoint(frames, TokenKL, params.checkpoint, params.attack, params.step)
     if params.group != "both":
         rows = rows[rows["group"] == params.group]
     return rows[rows["measure"] == params.measure]
@@ -152,7 +147,7 @@ def _y_title(table: pd.DataFrame, params: KLByPositionParams) -> str:
     pair = [params.checkpoint, str(table["reference"].iloc[0])]
     if params.measure == "reverse_kl":
         pair.reverse()
-    return f"KL({pair[0]} || {pair[1]}), nats"
+    return f"{'JS' if params.measure == 'js' else 'KL'}({' || '.join(pair)}), nats"
 
 
 def caption(table: pd.DataFrame, params: KLByPositionParams) -> str:

@@ -7,6 +7,7 @@ arithmetic", ICLR 2023, arXiv:2212.04089.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -47,10 +48,8 @@ def data(frames: Frames, params: WeightChangeParams) -> pd.DataFrame:
     chance = every[every["measure"] == "by_chance"].set_index(["run", "part"])["value"]
     rows = every[(every["part"] != "all") & every["measure"].isin([params.measure, "angle"])]
     table = rows.join(chance.rename("chance"), on=["run", "part"])
-    table = table.assign(
-        panel=["angle" if measure == "angle" else "length" for measure in table["measure"]],
-        place=table["part"].map(_place),
-    )
+    table["panel"] = np.where(table["measure"] == "angle", "angle", "length")
+    table["place"] = [_place(str(part)) for part in table["part"]]
     names = ["arm", "seed", "reference", "beside", "panel", "place", "part", "value", "chance", "n"]
     return in_order(table[names], "seed", "panel", "place")
 

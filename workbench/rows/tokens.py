@@ -19,6 +19,7 @@ class TokenKL(Row):
     """The checkpoint q in KL(p ‖ q); p is the checkpoint measured."""
     example: str
     group: Group
-    measure: Literal["forward_kl", "reverse_kl"]
+    measure: Literal["forward_kl", "reverse_kl", "js"]
+    """KL(p ‖ q), KL(q ‖ p), or the Jensen-Shannon divergence, which is at most log 2."""
     values: list[float]
     """Position 0 is the first response token, predicted from the last prompt token."""
