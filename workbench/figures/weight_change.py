@@ -45,11 +45,15 @@ class WeightChangeParams(Params):
 def data(frames: Frames, params: WeightChangeParams) -> pd.DataFrame:
     """One line an arm, part and panel, parts in the order of the model; `all` is left out."""
     every = _rows(frames, params)
-    chance = every[every["measure"] == "by_chance"].set_index(["run", "part"])["value"]
-    rows = every[(every["part"] != "all") & every["measure"].isin([params.measure, "angle"])]
-    table = rows.join(chance.rename("chance"), on=["run", "part"])
-    table["panel"] = np.where(table["measure"] == "angle", "angle", "length")
-    table["place"] = [_place(str(part)) for part in table["part"]]
+    chance = every[every["measure"] == "by_chance"]
+    bands = {(r.run, r.part): float(r.value) for r in chance.itertuples()}
+    table = every[(every["part"] != "all") & every["measure"].isin([params.measure, "angle"])]
+    keys = list(zip(table["run"], table["part"], strict=True))
+    table = table.assign(
+        panel=np.where(table["measure"] == "angle", "angle", "length"),
+        place=np.array([_place(str(part)) for _, part in keys], dtype=int),
+        chance=np.array([bands.get(key, np.nan) for key in keys], dtype=float),
+    )
     names = ["arm", "seed", "reference", "beside", "panel", "place", "part", "value", "chance", "n"]
     return in_order(table[names], "seed", "panel", "place")
 
