@@ -1,7 +1,8 @@
 """Make the shipped example store from a real one: `python -m app.example STORE`.
 
 Rows are copied as they were measured; what is left out is left out whole: weights, activations,
-checkpoints, and so many prompts and seeds' answers that the whole stays below a megabyte.
+checkpoints, and so many prompts' answers and seeds' analyses that the whole stays below 3 MB. The
+store has rows for every figure if it was made by `workbench demo --probes all`.
 """
 
 import json
@@ -20,13 +21,25 @@ from app.__main__ import EXAMPLE
 from workbench import tables
 from workbench.errors import InvalidValueError, WorkbenchError
 from workbench.headers import HEADER, RunHeader
-from workbench.rows import KINDS, EmbeddingDrift, Generation, Prompt, Row, Token, TokenKL
+from workbench.rows import (
+    KINDS,
+    Cost,
+    EmbeddingDrift,
+    Generation,
+    Loss,
+    Metric,
+    Prefill,
+    Prompt,
+    Row,
+    Token,
+    TokenKL,
+)
 from workbench.store import Store
 
-LIMIT = 1_000_000
+LIMIT = 3_000_000
 """Bytes that the example may take."""
-LEFT_OUT: tuple[type[Row], ...] = (Token,)
-"""No page draws these."""
+WHOLE: tuple[type[Row], ...] = (Metric, Cost, Loss, Prefill, TokenKL, EmbeddingDrift)
+"""Kept of all seeds; what the other kinds hold is kept of the first seed alone."""
 MEASURES: dict[type[Row], str] = {EmbeddingDrift: "relative_l2", TokenKL: "forward_kl"}
 """The measure of each field that is kept: the one its figure shows first."""
 
@@ -55,7 +68,7 @@ def make(source: Path, target: Path, prompts: int) -> int:
     try:
         first = min(run.seed for run in runs)
         for run in runs:
-            _copy(store, run, made / run.id, prompts if run.seed == first else 0)
+            _copy(store, run, made / run.id, prompts if run.seed == first else None)
         size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
         if size > LIMIT:
             raise InvalidValueError(f"the example takes {size} bytes, more than {LIMIT}.")
@@ -67,14 +80,15 @@ def make(source: Path, target: Path, prompts: int) -> int:
     return size
 
 
-def _copy(store: Store, run: RunHeader, folder: Path, prompts: int) -> None:
+def _copy(store: Store, run: RunHeader, folder: Path, prompts: int | None) -> None:
+    """Copy one run; `prompts` says of how many the texts are kept, None for a later seed."""
     folder.mkdir()
     header = json.loads((store.folder(run.id) / HEADER).read_text())
     (folder / HEADER).write_text(json.dumps(header, indent=1) + "\n")
-    kept = _kept_prompts(store, run, prompts)
-    for kind in KINDS.values():
+    kept = _kept_prompts(store, run, prompts or 0)
+    for kind in KINDS.values() if prompts is not None else WHOLE:
         whole = tables.read(kind, store.folder(run.id) / f"{kind.kind}.parquet")
-        if kind not in LEFT_OUT and whole.num_rows:
+        if whole.num_rows:
             part = whole.filter(pa.array(_kept(kind, whole, kept)))
             words = [f.name for f in part.schema if pa.types.is_string(f.type)]
             pq.write_table(
@@ -93,7 +107,7 @@ def _kept(kind: type[Row], table: pa.Table, prompts: set[str]) -> pd.Series:
     frame = table.drop_columns(
         [n for n in table.column_names if n in ("values", "text")]
     ).to_pandas()
-    if kind in (Prompt, Generation):
+    if kind in (Prompt, Generation, Token):
         return frame["example"].isin(prompts)
     if kind in MEASURES:
         return frame["measure"] == MEASURES[kind]

@@ -9,13 +9,17 @@ from pathlib import Path
 from benchmarks import (
     circuit_breakers,
     demo,
+    drift_map,
     generation,
+    linear_probes,
     recording,
     rep_noise,
     report,
     storage,
     t_vaccine,
+    token_gradients,
     training,
+    vocabulary,
 )
 from benchmarks.alone import alone
 from benchmarks.table import Bench, Row
@@ -27,6 +31,10 @@ BENCHES: tuple[Bench, ...] = (
     *t_vaccine.BENCHES,
     *circuit_breakers.BENCHES,
     *rep_noise.BENCHES,
+    *drift_map.BENCHES,
+    *token_gradients.BENCHES,
+    *vocabulary.BENCHES,
+    *linear_probes.BENCHES,
     *generation.BENCHES,
     *demo.BENCHES,
 )

@@ -19,7 +19,19 @@ from workbench.pillars import Thresholds
 from workbench.provenance import ROOT
 from workbench.store import RunHeader, Store
 
-COMMANDS = ["demo", "immunise", "attack", "study", "results", "probe", "lab", "list", "doctor"]
+COMMANDS = [
+    "demo",
+    "immunise",
+    "attack",
+    "study",
+    "results",
+    "compare",
+    "probe",
+    "record",
+    "lab",
+    "list",
+    "doctor",
+]
 METHODS = [
     [group, entry["name"]]
     for group, (section, _) in methods.GROUPS.items()
@@ -205,7 +217,7 @@ def conducted(monkeypatch):
     """Stand-ins for what conducts a study and prints it; they keep what they were given."""
     calls, failed = {}, {}
     demo, conduct, report = (ModuleType(f"workbench.{m}") for m in ("demo", "execution", "report"))
-    demo.run_demo = lambda root, seeds, jobs, console: (
+    demo.run_demo = lambda root, seeds, jobs, console, probes: (
         calls.update(demo=(root, seeds, jobs)) or Outcome(Store(root), failed=failed)
     )
     conduct.conduct = lambda study, store, jobs, console: (

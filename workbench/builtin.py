@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from workbench.data import Example
 from workbench.domains import FRAME, Kind, Question, Split
@@ -38,7 +39,7 @@ class BuiltIn:
         return hashlib.sha256(FILE.read_bytes()).hexdigest()
 
     @cached_property
-    def _rows(self) -> dict[str, list[dict[str, str]]]:
+    def _rows(self) -> dict[str, Any]:
         return json.loads(FILE.read_text())
 
     def examples(self, stream: str, *, split: Split, n: int, seed: int) -> Sequence[Example]:

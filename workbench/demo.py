@@ -6,13 +6,14 @@ from pathlib import Path
 from rich.console import Console
 
 from workbench.attacks import SupervisedFineTuning
+from workbench.catalogue import USUAL_PROBES
 from workbench.defences import Vaccine
 from workbench.execution import Outcome, conduct
 from workbench.lab.recipe import Recipe
 from workbench.measures import Measures
 from workbench.optimisation import Fit
 from workbench.store import Store
-from workbench.study import Study
+from workbench.study import Study, probe
 
 
 def lab_alignment() -> Fit:
@@ -26,7 +27,7 @@ def lab_alignment() -> Fit:
     )
 
 
-def demo_study(seeds: Sequence[int] = (0, 1, 2)) -> Study:
+def demo_study(seeds: Sequence[int] = (0, 1, 2), probes: Sequence[str] = USUAL_PROBES) -> Study:
     """Vaccine (ρ = 2, the paper's) on the lab's base model; SFT on 64 hazards, lr 1e-4.
 
     The undefended arm is the shipped aligned model, so its seeds are the attack's alone; those of
@@ -38,11 +39,16 @@ def demo_study(seeds: Sequence[int] = (0, 1, 2)) -> Study:
         attacks={"sft": SupervisedFineTuning(steps=96, samples=64, lr=1e-4, batch_size=16)},
         seeds=tuple(seeds),
         measures=Measures(prefill=7),
+        probes={name: probe(name) for name in probes},
     )
 
 
 def run_demo(
-    root: Path, seeds: Sequence[int] = (0, 1, 2), jobs: int = 2, console: Console | None = None
+    root: Path,
+    seeds: Sequence[int] = (0, 1, 2),
+    jobs: int = 2,
+    console: Console | None = None,
+    probes: Sequence[str] = USUAL_PROBES,
 ) -> Outcome:
     """Conduct the demonstration study in a store."""
-    return conduct(demo_study(seeds), Store(root), jobs=jobs, console=console)
+    return conduct(demo_study(seeds, probes), Store(root), jobs=jobs, console=console)

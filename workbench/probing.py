@@ -5,15 +5,16 @@ them, for any two checkpoints.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from workbench import provenance
 from workbench.data import tokenizer_digest
-from workbench.domains import Domain, Split
+from workbench.domains import Split
 from workbench.errors import InvalidValueError, RecordingError
 from workbench.models import Loaded, best_device, load, tokenizer_of
 from workbench.panel import Panel, texts
@@ -25,6 +26,20 @@ from workbench.store import ACTIVATIONS, RunHeader, Store, run_id
 from workbench.study import open_domain
 from workbench.summary import summarise
 from workbench.tokens import require_same_tokens
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What some probes saw of one checkpoint."""
+
+    header: RunHeader
+    rows: list[Row]
+    """Of the probes, without the texts they read."""
+    panel: Panel
+
+    def keep(self, out: Path, console: Console) -> None:
+        """Write rows and texts into a run folder of a store, unless it is there already."""
+        _keep(Store(out), self.header, [*texts(self.panel), *self.rows], console)
 
 
 def probe_models(
@@ -40,51 +55,79 @@ def probe_models(
     template: str | None = None,
     out: Path | None = None,
 ) -> list[Row]:
-    """Look at a checkpoint, beside a reference if the probe compares; print means, keep the rows.
+    """Look at a checkpoint with one probe, print means, and keep the rows in a store if wanted.
+
+    Arguments and errors are those of `look`.
+    """
+    looked = look(
+        name, {name: probe}, model, reference, data, split=split, prompts=prompts, template=template
+    )
+    summarise(looked.rows, console)
+    if out is not None:
+        looked.keep(out, console)
+    return looked.rows
+
+
+def look(
+    name: str,
+    probes: Mapping[str, Probe],
+    model: str,
+    reference: str | None,
+    data: str,
+    *,
+    split: Split = "test",
+    prompts: int = 32,
+    template: str | None = None,
+    **more: Any,
+) -> Looked:
+    """Look at a checkpoint, beside a reference if a probe compares. One of them is in memory.
 
     Args:
-        name: of the probe, for the header.
-        probe: the analysis with its settings.
+        name: of what is done, for the header.
+        probes: the analyses with their settings, by name.
         model: as in `models.load`.
         reference: the checkpoint compared with.
-        data: `lab`, or a folder with one file a stream.
-        console: where the summary goes.
+        data: `lab`, `builtin`, or a folder with one file a stream.
         split: whose questions are asked.
         prompts: of each kind, at most.
         template: chat template for both: `plain`, or a Jinja text; None for the model's own.
-        out: store for a run folder of the rows.
+        more: what else the numbers depend on, for the header.
 
     Raises:
         InvalidValueError: the checkpoints read text as different tokens, or there is no text.
         UnknownNameError: no such model or split.
     """
-    if probe.needs_reference and reference is None:
-        raise InvalidValueError(f"{name} compares two checkpoints: give --reference, too.")
-    tokenizer = tokenizer_of(model, template)
-    domain = open_domain(data, model)
-    panel = Panel(domain, tokenizer, split, prompts)
+    lacking = [n for n, probe in probes.items() if probe.needs_reference and reference is None]
+    if lacking:
+        raise InvalidValueError(f"{lacking[0]} compares two checkpoints: give --reference, too.")
+    panel = Panel(open_domain(data, model), tokenizer_of(model, template), split, prompts)
     if not panel.groups:
         raise InvalidValueError(f"{data} has no questions in the split {split!r} to ask {model}.")
-    measure, then = _prepared(probe, reference, panel, model, template)
+    measures, then = _prepared(probes, reference, panel, model, template)
     now = load(model, device=best_device(model), chat_template=template)
-    rows = measure(now.model, At("defence", 0, reference or ""))
-    summarise(rows, console)
-    if out is not None:
-        header = _header(name, probe, now, then, domain, panel)
-        _keep(Store(out), header, [*texts(panel), *rows], console)
-    return rows
+    at = At("defence", 0, reference or "")
+    rows = [row for measure in measures for row in measure(now.model, at)]
+    settings = {n: asdict(probe) for n, probe in probes.items()}
+    described = {"name": name, "probes": settings, "reference": then["name"], **more}
+    modules = [type(probe).__module__ for probe in probes.values()]
+    return Looked(_header(described, now, then["digest"], panel, modules), rows, panel)
 
 
 def _prepared(
-    probe: Probe, reference: str | None, panel: Panel, model: str, template: str | None
-) -> tuple[Measurement, dict[str, str]]:
-    """The probe ready to compare with a reference, whose weights are let go; what that was."""
+    probes: Mapping[str, Probe],
+    reference: str | None,
+    panel: Panel,
+    model: str,
+    template: str | None,
+) -> tuple[list[Measurement], dict[str, str]]:
+    """The probes ready to compare with a reference, whose model is let go; what that was."""
     if reference is None:
-        return probe.against(None, panel), {"name": "", "digest": ""}
+        return [p.against(None, panel) for p in probes.values()], {"name": "", "digest": ""}
     own = template or panel.tokenizer.chat_template
     then = load(reference, device=best_device(reference), chat_template=own)
     require_same_tokens(panel.tokenizer, then.tokenizer, model, reference)
-    return probe.against(then.model, panel), {"name": then.name, "digest": then.digest}
+    measures = [p.against(then.model, panel) for p in probes.values()]
+    return measures, {"name": then.name, "digest": then.digest}
 
 
 def probe_recorded(
@@ -127,7 +170,7 @@ def probe_recorded(
     ]
     summarise([row for row in rows if getattr(row, "step", None) == later[-1]], console)
     if out is not None:
-        described = {"name": name} | asdict(probe)
+        described = {"name": name, "probes": {name: asdict(probe)}}
         made = run_id(f"{name}-{header.id}"[:100], described, header.hashes)
         later_header = replace(header, id=made, probe=described, parents=[], state="running")
         lines = prompts[list(columns(Prompt))].to_dict("records")
@@ -150,28 +193,29 @@ def _recorded(
 
 
 def _header(
-    name: str, probe: Probe, now: Loaded, then: dict[str, str], domain: Domain, panel: Panel
+    described: dict[str, Any],
+    now: Loaded,
+    reference: str,
+    panel: Panel,
+    modules: Sequence[str],
 ) -> RunHeader:
     """What was looked at, with what, on which texts under which template."""
-    described = {
-        "name": name,
-        **asdict(probe),
-        "reference": then["name"],
+    described = described | {
         "split": panel.split,
         "prompts": panel.size,
         "template": panel.tokenizer.chat_template,
     }
     hashes = {
         "config": provenance.config_hash(described),
-        "data": domain.digest,
+        "data": panel.domain.digest,
         "start": now.digest,
-        "reference": then["digest"],
+        "reference": reference,
         "tokenizer": tokenizer_digest(panel.tokenizer),
-        "code": provenance.code_hash(type(probe).__module__),
+        "code": provenance.code_hash(*modules),
     }
     arm = re.sub(r"[^A-Za-z0-9_.+=-]+", "-", now.name).strip("-.")[-60:] or "model"
     return RunHeader(
-        id=run_id(f"{arm}.{name}", hashes),
+        id=run_id(f"{arm}.{described['name']}", hashes),
         kind="immunise",
         model=now.name,
         arm=arm,

@@ -13,7 +13,8 @@ COLUMNS = 12
 """So many columns fit on a screen."""
 PLACES = 24
 """So many places of an axis are shown."""
-IDENTITY = ("example", "stage", "step", "reference")
+IDENTITY = ("example", "stage", "step", "reference", "n")
+"""Columns that say which row it is, not what it is about."""
 
 
 def summarise(rows: Sequence[Row], console: Console) -> None:
@@ -24,7 +25,7 @@ def summarise(rows: Sequence[Row], console: Console) -> None:
     for kind, of_kind in kinds.items():
         console.print(f"{kind.kind}: {len(of_kind)} rows", highlight=False, style="bold")
         frame = pd.DataFrame([vars(row) for row in of_kind])
-        words = [c for c in frame if all(isinstance(x, str) for x in frame[c])]
+        words = [c for c in frame if all(isinstance(x, str | int) for x in frame[c])]
         names = [str(c) for c in words if c not in IDENTITY]
         names = [c for c in names if frame[c].nunique() > 1 or c in ("group", "measure")]
         if "values" in frame:

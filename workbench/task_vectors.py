@@ -97,7 +97,7 @@ def gram(origin: str, checkpoints: Sequence[str]) -> Gram:
                 parts[part] += deltas @ deltas.T
                 origins[part] = origins.get(part, 0.0) + float(base @ base)
                 sizes[part] = sizes.get(part, 0) + base.numel()
-    order = sorted(parts, key=_place)
+    order = sorted(parts, key=place)
     return Gram(
         tuple(checkpoints),
         {part: parts[part] for part in order},
@@ -120,7 +120,8 @@ def part_of(name: str) -> str:
     return FINAL_NORM if any(mark in name for mark in NORMS) else EMBEDDING
 
 
-def _place(part: str) -> tuple[int, int]:
+def place(part: str) -> tuple[int, int]:
+    """Sort key of a part: the order of a forward pass, the whole last."""
     order = {EMBEDDING: 0, FINAL_NORM: 2, HEAD: 3, WHOLE: 4}
     return order.get(part, 1), int(part.split()[1]) if part.startswith("block") else 0
 

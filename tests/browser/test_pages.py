@@ -74,7 +74,21 @@ def test_hostile_ids_arms_and_texts_do_nothing(visit, hostile):
         expect(page.locator("#page script, #page img[src=x]")).to_have_count(0)
 
 
-@pytest.mark.parametrize("path", ["", "resistance", "frontier", "tokens", "drift", "training"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "resistance",
+        "frontier",
+        "tokens",
+        "drift",
+        "layers",
+        "weights",
+        "training",
+        "reinforcement",
+        "knowledge",
+    ],
+)
 def test_every_page_opens_by_its_address(visit, full, path):
     page = visit(full).open(path)
     expect(

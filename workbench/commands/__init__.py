@@ -5,7 +5,7 @@ Nothing here imports torch until a command runs: what a method offers is read fr
 
 from tyro.extras import SubcommandApp
 
-from workbench.commands import figures, lab, methods, results, show, studies
+from workbench.commands import compare, figures, lab, methods, record, results, show, studies
 from workbench.commands.methods import check_name
 
 __all__ = ["check_name", "commands"]
@@ -18,6 +18,8 @@ def commands() -> SubcommandApp:
     for name, group in methods.groups().items():
         app.command(group, name=name, help=methods.HELP[name])
     app.command(name="study")(studies.StudyCommand)
+    app.command(name="record")(record.Record)
+    app.command(name="compare")(compare.Compare)
     app.command(name="results")(results.Results)
     app.command(lab.group(), name="lab", help=lab.HELP)
     app.command(figures.group(), name="figures", help=figures.HELP)

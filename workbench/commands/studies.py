@@ -55,15 +55,17 @@ class Demo(Judged):
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of everything a seed."""
-
+    probes: tuple[str, ...] = catalogue.USUAL_PROBES
+    """Names from `workbench list probes`, or `all`: what is looked at inside the models."""
     figures: bool = True
     """Draw the figures of the runs, too, into a folder beside the store."""
 
     def run(self, console: Console) -> int:
         """Conduct the demonstration study, judge it and draw it."""
+        probes = named_probes(self.probes)
         from workbench.demo import run_demo
 
-        outcome = run_demo(self.store, self.seeds, self.jobs, console)
+        outcome = run_demo(self.store, self.seeds, self.jobs, console, probes)
         code = self.conclude(outcome, console)
         if self.figures and outcome.runs:
             self.draw(outcome, console)
@@ -103,10 +105,10 @@ class StudyCommand(Judged):
 
     def run(self, console: Console) -> int:
         """Conduct the study."""
-        asked = {"defences": self.defences, "attacks": self.attacks, "probes": self._probes()}
-        for section, names in asked.items():
+        for section, names in (("defences", self.defences), ("attacks", self.attacks)):
             for name in names:
                 catalogue.entry(section, name)  # an unknown name ends here, before torch loads
+        probes = named_probes(self.probes)
         from workbench.execution import conduct
         from workbench.store import Store
         from workbench.study import Study, attack, defence, probe
@@ -116,13 +118,20 @@ class StudyCommand(Judged):
             data=self.data,
             defences={name: defence(name) for name in self.defences},
             attacks={name: attack(name) for name in self.attacks},
-            probes={name: probe(name) for name in self._probes()},
+            probes={name: probe(name) for name in probes},
             seeds=self.seeds,
             controls=self.controls,
         )
         outcome = conduct(study, Store(self.store), jobs=self.jobs, console=console)
         return self.conclude(outcome, console)
 
-    def _probes(self) -> tuple[str, ...]:
-        every = tuple(entry["name"] for entry in catalogue.load()["probes"])
-        return every if self.probes == ("all",) else self.probes
+
+def named_probes(given: tuple[str, ...]) -> tuple[str, ...]:
+    """The probes asked for; `all` stands for every one.
+
+    Raises:
+        UnknownNameError: no such probe; found out before torch loads.
+    """
+    if given == ("all",):
+        return tuple(entry["name"] for entry in catalogue.load()["probes"])
+    return tuple(catalogue.entry("probes", name)["name"] for name in given)

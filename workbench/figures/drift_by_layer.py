@@ -25,6 +25,7 @@ MEASURES = {
     "relative_l2": "drift |h<sub>t</sub> − h<sub>0</sub>| / |h<sub>0</sub>|",
     "l2": "drift |h<sub>t</sub> − h<sub>0</sub>|",
     "cosine_distance": "drift 1 − cos(h<sub>t</sub>, h<sub>0</sub>)",
+    "sum_sq": "drift Σ |h<sub>t</sub> − h<sub>0</sub>|<sup>2</sup>",
 }
 FEW = 12
 """So many layers can each have a tick."""
@@ -38,7 +39,7 @@ class DriftByLayerParams(Params):
     """Which attack; none for the first by name."""
     site: str = "resid_post"
     """Where in each block the hidden states are read."""
-    measure: Literal["relative_l2", "l2", "cosine_distance"] = "relative_l2"
+    measure: Literal["relative_l2", "l2", "cosine_distance", "sum_sq"] = "relative_l2"
     """How the distance from the released model is measured."""
     positions: str = "last_prompt"
     """Which tokens were averaged."""

@@ -46,7 +46,7 @@ def data(frames: Frames, params: WeightChangeParams) -> pd.DataFrame:
     """One line an arm, part and panel, parts in the order of the model; `all` is left out."""
     every = _rows(frames, params)
     chance = every[every["measure"] == "by_chance"]
-    bands = {(r.run, r.part): float(r.value) for r in chance.itertuples()}
+    bands = dict(zip(zip(chance["run"], chance["part"], strict=True), chance["value"], strict=True))
     table = every[(every["part"] != "all") & every["measure"].isin([params.measure, "angle"])]
     keys = list(zip(table["run"], table["part"], strict=True))
     table = table.assign(

@@ -10,10 +10,20 @@ optimiser steps; times are seconds; FLOPs follow the 6·N·tokens convention for
 """
 
 from workbench.rows._base import Group, Row, Stage, columns, is_list
+from workbench.rows.cosine import BreakPoint, CosineProfile, LayerCosine, TokenCosine
 from workbench.rows.curves import Cost, Loss, Metric, Prefill
-from workbench.rows.layers import EmbeddingDrift
+from workbench.rows.gradients import GradientCosine, GradientShare, TokenGradient
+from workbench.rows.knowledge import ResidualKnowledge
+from workbench.rows.layers import DirectionalDrift, EmbeddingDrift, StateSimilarity
+from workbench.rows.lens import LensByLayer
+from workbench.rows.linear_probes import LinearProbes
+from workbench.rows.maps import DriftMapPoint, MapQuality
+from workbench.rows.perturbed import Amplification, Damper, PerturbedNLL
+from workbench.rows.policies import PolicyBound, ResponseEntropy
 from workbench.rows.texts import Generation, Prompt, Token
 from workbench.rows.tokens import TokenKL
+from workbench.rows.vocabulary import TokenMover, TokenStatistics
+from workbench.rows.weights import WeightChange
 
 KINDS: dict[str, type[Row]] = {
     row.kind: row
@@ -22,28 +32,72 @@ KINDS: dict[str, type[Row]] = {
         Cost,
         Loss,
         Prefill,
+        WeightChange,
         Prompt,
         Generation,
         Token,
         TokenKL,
+        TokenStatistics,
+        TokenMover,
+        LensByLayer,
         EmbeddingDrift,
+        PerturbedNLL,
+        Amplification,
+        Damper,
+        StateSimilarity,
+        DirectionalDrift,
+        DriftMapPoint,
+        MapQuality,
+        ResponseEntropy,
+        PolicyBound,
+        ResidualKnowledge,
+        TokenCosine,
+        CosineProfile,
+        LayerCosine,
+        BreakPoint,
+        LinearProbes,
+        TokenGradient,
+        GradientShare,
+        GradientCosine,
     )
 }
 
 __all__ = [
     "KINDS",
+    "Amplification",
+    "BreakPoint",
+    "CosineProfile",
     "Cost",
+    "Damper",
+    "DirectionalDrift",
+    "DriftMapPoint",
     "EmbeddingDrift",
     "Generation",
+    "GradientCosine",
+    "GradientShare",
     "Group",
+    "LayerCosine",
+    "LensByLayer",
+    "LinearProbes",
     "Loss",
+    "MapQuality",
     "Metric",
+    "PerturbedNLL",
+    "PolicyBound",
     "Prefill",
     "Prompt",
+    "ResidualKnowledge",
+    "ResponseEntropy",
     "Row",
     "Stage",
+    "StateSimilarity",
     "Token",
+    "TokenCosine",
+    "TokenGradient",
     "TokenKL",
+    "TokenMover",
+    "TokenStatistics",
+    "WeightChange",
     "columns",
     "is_list",
 ]

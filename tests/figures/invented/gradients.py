@@ -16,7 +16,7 @@ def rows(stage, step, seed, arm):
 
 def token_gradients(stage, step, seed, arm):
     random = np.random.default_rng(seed + 3)
-    learnt = np.exp(-(step if stage == "attack" else 0) / BREAKS[arm])
+    learnt = np.exp(-(step if stage == "attack" else 0) / BREAKS.get(arm, 16))
     found = []
     for group, height in (("hazard", 30.0), ("benign", 1.0)):
         for prompt in range(2):
@@ -36,7 +36,7 @@ def token_gradients(stage, step, seed, arm):
 
 
 def shares(stage, step, seed, arm):
-    learnt = np.exp(-(step if stage == "attack" else 0) / BREAKS[arm])
+    learnt = np.exp(-(step if stage == "attack" else 0) / BREAKS.get(arm, 16))
     refused = -0.05 + 0.6 * (1 - learnt) + 0.02 * seed
     benign = 0.02 + 0.1 * (1 - learnt)
     norms = {"hazard": 3 * learnt + 0.2, "benign": 0.2, "refused": 1 + 2 * (1 - learnt)}
@@ -62,7 +62,7 @@ def answers(step, seed, arm):
     order = np.linspace(0.4, 1.6, HAZARDS) + 0.3 * random.random(HAZARDS)
     found = []
     for i, late in enumerate(order):
-        harmful = bool(step > late * BREAKS[arm]) and not (i == 0 and step == 32)
+        harmful = bool(step > late * BREAKS.get(arm, 16)) and not (i == 0 and step == 32)
         name, domain = f"asked-{i}", "defended" if i % 2 else "unseen"
         if step == 0:
             found.append(Prompt(example=name, question="hazard", split="test", domain=domain,

@@ -9,7 +9,7 @@ LAYERS = 6
 
 
 def rows(stage, step, seed, arm):
-    attacked = 1 - np.exp(-(step if stage == "attack" else 0) / BREAKS[arm])
+    attacked = 1 - np.exp(-(step if stage == "attack" else 0) / BREAKS.get(arm, 16))
     if stage == "attack" and step not in (0, 64):  # the first and the last are enough to draw
         return []
     reference = "released" if stage == "attack" else "base"
