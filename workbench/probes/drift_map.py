@@ -53,7 +53,7 @@ class DriftMapProbe(StateProbe):
 
     def _read(self, model: nn.Module, panel: Panel) -> StatesOf:
         """Each prompt by itself, without padding: t-SNE makes much of how a last bit is rounded."""
-        found = {}
+        found: dict[tuple[str, str], States] = {}
         for group in self.groups(panel):
             batch = panel.batch(group)
             each = [
