@@ -47,4 +47,6 @@ def test_the_commands_it_shows_exist():
         if command in known:
             assert rest[0] in known[command]
         else:
-            assert command in ("list", "study", "results", "doctor", "demo", "lab", "figures")
+            assert command in (
+                "list", "study", "results", "doctor", "demo", "lab", "figures", "compare", "record",
+            )  # fmt: skip

@@ -19,8 +19,8 @@ def test_break_points_stand_where_the_seeds_found_them(frames):
                                ("tar", 1, 3): 1}  # fmt: skip
     heads = [head.text for head in drawn.layout.annotations]
     assert "undefended: no break (p = 0.31)" in heads
-    assert "tar: layer 1, response token 2 (3 of 3 seeds, p = 0.001)" in heads
-    assert "vaccine: layer 1, response token 2 (2 of 3 seeds, p = 0.001 to 0.31)" in heads
+    assert "tar: layer 1, token 2 (3/3 seeds, p = 0.001)" in heads
+    assert "vaccine: layer 1, token 2 (2/3 seeds, p = 0.001–0.31)" in heads
 
 
 def test_tokens_are_ticks_and_the_response_begins_after_a_gap(frames):

@@ -124,13 +124,13 @@ def _title(part: pd.DataFrame) -> str:
     if not tested:
         return arm
     low, high = (float(part[name].iloc[0]) for name in ("p_low", "p_high"))
-    p = f"p = {low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"p = {low:.2g} to {high:.2g}"
+    p = f"p = {low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"p = {low:.2g}–{high:.2g}"
     cells = part[part["breaks"] > 0]
     if not len(cells):
         return f"{arm}: no break ({p})"
     usual = cells.sort_values("breaks", ascending=False, kind="stable").iloc[0]
-    seeds = f"{int(cells['breaks'].sum())} of {tested} seeds, " if tested > 1 else ""
-    return f"{arm}: layer {usual['layer']}, response token {usual['response']} ({seeds}{p})"
+    seeds = f"{int(cells['breaks'].sum())}/{tested} seeds, " if tested > 1 else ""
+    return f"{arm}: layer {usual['layer']}, token {usual['response']} ({seeds}{p})"
 
 
 def _heatmap(part: pd.DataFrame, params: CosineMapParams) -> go.Heatmap:
@@ -165,7 +165,7 @@ def _ticks(table: pd.DataFrame, params: CosineMapParams, theme: Theme) -> dict[s
     """Tokens as ticks where they are known, or as many as fit; else positions."""
     if params.show == "mean":
         return {"title": "response token (0 is the first)"}
-    title = "prompt, then response; the gap is where the response begins"
+    title = "prompt, a gap, response"
     places = table.groupby("x")[["piece", "response"]].first()
     every = ceil(len(places) * 1.25 * theme.small / (width(theme) - 9 * theme.label))
     if not places["piece"].any():

@@ -69,7 +69,7 @@ def data(frames: Frames, params: RLBoundParams) -> pd.DataFrame:
     table.insert(0, "prompts", rows.groupby(KEYS)["n"].max())
     table.insert(0, "rewarded", rows["reward"].iloc[0])
     table.insert(0, "of", rows["parameters"].iloc[0])
-    return in_order(table.reset_index(), "seed", "step")
+    return in_order(table.reset_index().rename_axis(columns=None), "seed", "step")
 
 
 def plot(table: pd.DataFrame, params: RLBoundParams, theme: Theme) -> go.Figure:
