@@ -47,6 +47,7 @@ def test_one_run_holds_the_rows_of_all_parts(made, checkpoints):
     weights = store.read(WeightChange).set_index(["part", "measure"])["value"]
     files = gram(checkpoints["base"], [checkpoints["attacked"], checkpoints["aligned"]])
     assert weights["all", "angle"] == pytest.approx(files.angle(0, 1))
+    assert weights["all", "kept"] == pytest.approx(files.kept(1, 0))  # of the reference's change
     assert weights["head", "norm"] == pytest.approx(files.norm(0, "head"))
     assert sum(len(store.read(kind)) for kind in KINDS.values()) > 100
 

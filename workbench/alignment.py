@@ -36,7 +36,9 @@ def require_same_panel(one: Recording, two: Recording) -> None:
             f"{one.path} and {two.path} are of different panels: {_title(first)} and "
             f"{_title(second)}. {differing(first['examples'], second['examples'])}"
         )
-    for what in ("positions", *(() if one.manifest.positions in POOLED else ("tokenizer",))):
+    moved = () if one.manifest.positions in POOLED else ("tokenizer",)
+    cut = () if one.manifest.positions == "last_prompt" else ("cut",)
+    for what in ("positions", *moved, *cut):
         a, b = getattr(one.manifest, what), getattr(two.manifest, what)
         if a != b:
             raise RecordingError(

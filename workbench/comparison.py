@@ -82,7 +82,7 @@ def _angles(vectors: Gram, base: str, other: str) -> Iterator[Row]:
             "relative_norm": length / size if size else 0.0,
             "share": (length / whole) ** 2 if whole else 0.0,
             "angle": vectors.angle(0, 1, part),
-            "kept": vectors.kept(0, 1, part),
+            "kept": vectors.kept(1, 0, part),
             "by_chance": vectors.by_chance(part),
         }
         for measure, value in numbers.items():

@@ -94,7 +94,8 @@ def read_texts(
     examples = as_examples(rows, file.stem, prompt=prompt, response=response, source=str(file))
     known = {key.lower(): key for row in rows if isinstance(row, Mapping) for key in row}
     column = _named(known, group) if group else known.get("group")
-    kinds = [str(row.get(column) or "") if column else "" for row in rows]
+    found = [row.get(column) if column else None for row in rows]
+    kinds = ["" if kind is None else str(kind) for kind in found]
     texts = [PanelText(x.id, x.prompt, x.response, k) for x, k in zip(examples, kinds, strict=True)]
     return PromptSet(name or file.stem, version, tuple(texts))
 

@@ -108,6 +108,7 @@ class Lock:
     def release(self) -> None:
         """Let go of the lock; harmless when it is not held."""
         if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked child may hold the same file open
             self._file.close()
             self._file = None
 

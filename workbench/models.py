@@ -236,6 +236,11 @@ def _adapter(
             f"{directory} is an adapter for {where!r}, which is not there. Put it back, or correct "
             f"base_model_name_or_path in {ADAPTER}. ({error})"
         ) from error
+    if offloaded(base.model):
+        raise ModelError(
+            f"{directory}: an adapter cannot be put on a base that is offloaded, PEFT would drop "
+            "it. Load it without device_map, or merge it first (merge_lora) and save that."
+        )
     try:
         model = PeftModel.from_pretrained(base.model, str(directory), is_trainable=True).eval()
     except (ValueError, RuntimeError, SafetensorError) as error:

@@ -21,7 +21,7 @@ import torch
 from workbench.activations import HookedLM
 from workbench.data import Batch, Example, encode, tokenizer_digest
 from workbench.errors import InvalidValueError, RecordingError, WorkbenchWarning
-from workbench.models import Loaded, best_device, load
+from workbench.models import Loaded, best_device, digest_of, load
 from workbench.parallel import Done, Job, run_jobs, threads
 from workbench.positions import Mask, Positions
 from workbench.prompt_sets import PromptSet
@@ -132,6 +132,7 @@ class Opened:
             model=self.loaded.digest,
             tokenizer=tokenizer_digest(self.loaded.tokenizer),
             panel=plan.texts.identity,
+            cut=plan.max_length,
             max_bytes=max_bytes,
             resume=True,
         )
@@ -171,7 +172,7 @@ def record_texts(
     if workers < 1:
         raise InvalidValueError(f"workers must be at least 1, not {workers}.")
     with _threads():
-        opened = _opened(plan.model, plan.template, plan)
+        opened = _opened(plan, digest_of(plan.model))
         layouts = [opened.layout(batch) for batch in plan.batches]
         estimate = opened.estimate(layouts)
         say(f"{estimate}{'' if max_bytes is None else f' (at most {shown(max_bytes)} allowed)'}")
@@ -242,7 +243,7 @@ def _together(
 def record_part(plan: Plan, folder: Path) -> None:
     """Record some batches, which the folder's name says, into a recording of their own."""
     start, stop = map(int, folder.name.split("-"))
-    opened = _opened(plan.model, plan.template, plan)
+    opened = _opened(plan, digest_of(plan.model))
     with _quietly():
         writer = opened.writer(folder)
     with writer:
@@ -254,6 +255,8 @@ def record_part(plan: Plan, folder: Path) -> None:
 def _take_over(writer: RecordingWriter, folder: Path) -> None:
     """Append a part to the whole, checksums verified, and remove it."""
     part = Recording(folder)
+    if part.manifest.model != writer.manifest.model:
+        raise RecordingError(f"{writer.folder}: the model's files changed while it was recorded.")
     for _, at in part.manifest.entries:
         layout = part.manifest.layouts[at]
         rows = {s: part.stored(s, step=STEP, example=layout.examples) for s in part.sites}
@@ -263,13 +266,13 @@ def _take_over(writer: RecordingWriter, folder: Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, template: str | None) -> Loaded:
+def _loaded(model: str, template: str | None, digest: str) -> Loaded:
     return load(model, device=best_device(model), chat_template=template)
 
 
-def _opened(model: str, template: str | None, plan: Plan) -> Opened:
-    """The plan with its model, which a process loads once."""
-    return Opened(plan, _loaded(model, template))
+def _opened(plan: Plan, digest: str) -> Opened:
+    """The plan with its model, which a process loads once as long as its files do not change."""
+    return Opened(plan, _loaded(plan.model, plan.template, digest))
 
 
 def _size(folder: Path) -> int:

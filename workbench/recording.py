@@ -5,6 +5,7 @@ with one and without gives the same weights to the last bit. Where several proce
 (FSDP2), all of them call it: each takes part in the forward passes, the first one writes.
 """
 
+import hashlib
 from collections.abc import Callable, Container, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
@@ -97,6 +98,7 @@ class Recorder:
             model=model,
             tokenizer=tokenizer,
             panel=texts,
+            tokens=tokens_digest(panel),
             max_bytes=max_bytes,
             resume=resume,
         )
@@ -121,15 +123,32 @@ class Recorder:
             self._done = self._begin(lm, sites)
         if step in self._done:
             return False
+        self._record(lm, sites, step)
+        self._done.add(step)
+        return True
+
+    def _record(self, lm: HookedLM, sites: tuple[str, ...], step: int) -> None:
+        """Every process reads, the first one writes; what it refuses, all refuse."""
+        refused: WorkbenchError | None = None
         with undisturbed(lm.model):
             for part in self._parts:
                 acts = part.rows(lm, sites, self._dtype, partial(lm, **_no_logits(lm)))
-                if self._writer is not None:
-                    self._writer.append(step, part.batch.examples, part.lengths, acts)
-        if self._writer is not None:
-            self._writer.flush()
-        self._done.add(step)
-        return True
+                if self._writer is not None and refused is None:
+                    try:
+                        self._writer.append(step, part.batch.examples, part.lengths, acts)
+                    except WorkbenchError as error:  # the others are in the next forward pass
+                        refused = error
+        if self._writer is not None and refused is None:
+            try:
+                self._writer.flush()
+            except WorkbenchError as error:
+                refused = error
+        told = from_first("" if refused is None else str(refused))
+        if refused is not None:
+            self.abandon()  # or rows of half a step would count at the next flush
+            raise refused
+        if told:
+            raise RecordingError(f"the first process cannot record: {told}")
 
     def estimate(self, model: HookedLM | nn.Module, steps: int = 1) -> Estimate:
         """How many bytes so many recorded steps will take."""
@@ -259,3 +278,15 @@ def _no_logits(lm: HookedLM) -> dict[str, Any]:
     """Logits over the vocabulary are not needed: ask for one position's, where possible."""
     takes = signature(lm.parts.base.forward).parameters
     return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+
+def tokens_digest(panel: Sequence[Batch]) -> str:
+    """Digest of the token ids of a panel's examples and of which of them are responses."""
+    digest = hashlib.sha256()
+    for batch in panel:
+        rows = zip(
+            batch.examples, batch.input_ids, batch.attention_mask, batch.response_mask, strict=True
+        )
+        for name, ids, real, response in rows:
+            digest.update(repr((name, ids[real].tolist(), response[real].tolist())).encode())
+    return digest.hexdigest()

@@ -51,6 +51,10 @@ class Manifest:
     """Hash of tokenizer and chat template, if known."""
     panel: dict[str, Any] | None = None
     """Name, version and digest of the texts, and a digest of each (`PromptSet.identity`)."""
+    cut: int | None = None
+    """Texts were cut to so many tokens; None for whole ones, or where it is not known."""
+    tokens: str | None = None
+    """Digest of the token ids that were read, where they were given as batches."""
     rows: int = 0
     complete: bool = False
     """Whether the writer was closed in good order."""

@@ -43,6 +43,8 @@ class RecordingWriter:
         model: digest of the start weights.
         tokenizer: hash of tokenizer and chat template.
         panel: identity of the texts (`PromptSet.identity`).
+        cut: how many tokens of a text are read at most.
+        tokens: digest of the token ids that are read.
         max_bytes: refuse rows beyond this many bytes.
         resume: continue a recording with the same description, from its last flush; what a killed
             writer left behind it is dropped, with a warning.
@@ -62,12 +64,14 @@ class RecordingWriter:
         model: str | None = None,
         tokenizer: str | None = None,
         panel: dict[str, Any] | None = None,
+        cut: int | None = None,
+        tokens: str | None = None,
         max_bytes: int | None = None,
         resume: bool = False,
     ):
         self.folder = Path(folder)
         self.sites = tuple(sites)
-        self.manifest = Manifest(str(positions), dtype, model, tokenizer, panel)
+        self.manifest = Manifest(str(positions), dtype, model, tokenizer, panel, cut, tokens)
         self.dropped = ""
         """What was dropped when an interrupted recording was continued, in words."""
         self._max_bytes, self._bytes = max_bytes, 0
@@ -113,7 +117,7 @@ class RecordingWriter:
                 "with resume=True."
             )
         old, new = load_manifest(self.folder), self.manifest
-        for what in ("positions", "dtype", "model", "tokenizer", "panel"):
+        for what in ("positions", "dtype", "model", "tokenizer", "panel", "cut", "tokens"):
             one, two = (_short(getattr(manifest, what)) for manifest in (old, new))
             if one != two:
                 raise RecordingError(

@@ -1,6 +1,7 @@
 """One run, made: immunise an arm, or attack one, measuring and recording while it happens."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from workbench.attacks._base import Attack, Attacked
 from workbench.data import tokenizer_digest
 from workbench.defences._base import Defence
 from workbench.domains import Domain, streams
+from workbench.errors import InvalidValueError, MissingStreamError, ModelError
 from workbench.measures import Measures
 from workbench.metrics import Measured, measure
 from workbench.models import Loaded, save
@@ -20,7 +22,7 @@ from workbench.probes._base import At, Measurement, Probe
 from workbench.read_only import refuse_read_only
 from workbench.recording import Recorder
 from workbench.resume import Checkpoint
-from workbench.rows import Cost, Loss, Stage
+from workbench.rows import Cost, Loss, Row, Stage
 from workbench.store import ACTIVATIONS, CHECKPOINT, RunWriter
 from workbench.training import Step
 
@@ -69,13 +71,32 @@ class Run:
 
     def against(self, reference: nn.Module | None) -> list[Measurement]:
         """The study's probes, ready to compare checkpoints with a reference."""
-        if not self.panel.groups:
-            return []
-        return [
-            probe.against(reference, self.panel)
-            for probe in self.probes.values()
-            if reference is not None or not probe.needs_reference
-        ]
+        found: list[Measurement] = []
+        for name, probe in self.probes.items() if self.panel.groups else ():
+            if reference is None and probe.needs_reference:
+                continue
+            with self._left_out(name):
+                found.append(self._guarded(name, probe.against(reference, self.panel)))
+        return found
+
+    def _guarded(self, name: str, measure: Measurement) -> Measurement:
+        """A measurement that gives no rows where the probe cannot be taken."""
+
+        def look(model: nn.Module, at: At) -> list[Row]:
+            rows: list[Row] = []
+            with self._left_out(name):
+                rows = measure(model, at)
+            return rows
+
+        return look
+
+    @contextmanager
+    def _left_out(self, name: str) -> Iterator[None]:
+        """A probe that these texts or this model cannot serve is noted; the run goes on."""
+        try:
+            yield
+        except (MissingStreamError, InvalidValueError, ModelError) as error:
+            self.writer.event({"event": "probe_left_out", "probe": name, "why": str(error)})
 
     def recorder(self, budget: int) -> Recorder | None:
         """Keeps the panel's activations in the run folder; None if nothing is to be recorded.

@@ -24,6 +24,8 @@ N_TOKENS = 8
 TOLERANCE = 1e-4
 """Allowed error of a view's logits relative to their norm; a wrong view is wrong by far more."""
 NAME = "local/model"
+FUSED = ("c_attn", "qkv_proj", "query_key_value", "gate_up_proj", "Wqkv")
+"""Projections that hold several in one, by the names that families give them."""
 """What TransformerLens is told: its table of aliases knows no such name, and asks no hub for it."""
 
 
@@ -42,6 +44,7 @@ def transformer_lens(base: Any, tokenizer: Any, *, snapshot: bool = False) -> An
         ModelError: TransformerLens does not know this family, or its view would not be true.
     """
     refuse(base, "TransformerLens")
+    refuse_fused_adapters(base)
     shell = shell_of(base)
     expected = logits(shell, input_device(base))
     from transformer_lens.model_bridge import TransformerBridge
@@ -98,6 +101,26 @@ def shell_of(base: nn.Module) -> Any:
     """New module objects around the very same parameters and buffers, in evaluation mode."""
     same = {id(tensor): tensor for tensor in [*base.parameters(), *base.buffers()]}
     return copy.deepcopy(base, same).eval()
+
+
+def refuse_fused_adapters(base: nn.Module) -> None:
+    """Refuse adapters on projections that TransformerLens takes apart, and would leave out.
+
+    Where an adapter is fresh the logits do not tell: it adds nothing yet.
+
+    Raises:
+        ModelError: there is such an adapter.
+    """
+    fused = [
+        name
+        for name, module in base.named_modules()
+        if hasattr(module, "lora_A") and name.split(".")[-1] in FUSED
+    ]
+    if fused:
+        raise ModelError(
+            f"{fused[0]} has an adapter on a fused projection, which TransformerLens takes apart and "
+            "would leave the adapter out. Merge it first (merge_lora), or look through nnsight."
+        )
 
 
 def refuse(base: nn.Module, library: str) -> None:

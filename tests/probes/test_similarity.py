@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial import procrustes
 
 from tests import tiny
-from tests.probes.texts import panel, rows_of
+from tests.probes.texts import AT, panel, rows_of
 from workbench.errors import InvalidValueError
 from workbench.probes import Similarity
 from workbench.probes._direction import HarmDirection
@@ -160,8 +160,8 @@ def test_rows_say_how_many_states_stand_behind_them():
                                          "along_low", "along_high", "gap"}  # fmt: skip
 
 
-def test_both_kinds_of_text_are_needed():
+def test_one_kind_of_text_alone_has_no_direction_of_harm():
     probe = Similarity()
     states = {k: v for k, v in probe._read(tiny.llama(), panel()).items() if k[0] == "hazard"}
-    with pytest.raises(InvalidValueError, match="no benign ones"):
-        probe.fit(states)
+    rows = probe.fit(states)(states, AT)
+    assert {r.kind for r in rows} == {"state_similarity"}

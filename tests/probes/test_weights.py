@@ -71,3 +71,39 @@ def test_the_kept_reference_does_not_follow_a_model_that_trains_on():
 def test_other_shapes_are_refused():
     with pytest.raises(InvalidValueError, match="same weights"):
         rows_of(Weights(), tiny.llama(intermediate_size=64), tiny.llama())
+
+
+def test_a_small_change_of_a_bf16_model_is_not_rounded_away():
+    def adapted():
+        model = with_lora(tiny.llama(dtype=torch.bfloat16).to(torch.bfloat16), rank=2, alpha=2.0)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if "lora_B" in name:
+                    p.fill_(1e-5)
+        return model
+
+    model = adapted()
+    deltas = [m.get_delta_weight("default").float().square().sum().item()
+              for m in model.modules() if hasattr(m, "get_delta_weight")]  # fmt: skip
+    live = found(model, tiny.llama().to(torch.bfloat16))
+    assert live["all", "norm"] == pytest.approx(sum(deltas) ** 0.5, rel=1e-3)
+
+
+def test_an_adapter_of_the_embedding_counts():
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(tiny.llama(), LoraConfig(r=2, target_modules=["embed_tokens"]))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_embedding" in name:
+                p.normal_()
+    live = found(model, tiny.llama())
+    assert live["embedding", "norm"] > 0 and live["block 0", "norm"] == 0
+
+
+def test_modules_trained_whole_beside_an_adapter_are_refused_with_the_reason():
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(InvalidValueError, match="merge it"):
+        rows_of(Weights(), get_peft_model(tiny.llama(), config), tiny.llama())

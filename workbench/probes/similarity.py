@@ -13,7 +13,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from workbench.errors import InvalidValueError
 from workbench.probes._base import At, StateProbe
 from workbench.probes._direction import HarmDirection
 from workbench.probes._similarity import linear_cka, procrustes_residual
@@ -35,7 +34,8 @@ class Similarity(StateProbe):
 
     def fit(self, then: StatesOf) -> Callable[[StatesOf, At], list[Row]]:
         """Compare with these states, along the direction between their two kinds."""
-        directions = {site: _direction(then, site) for site in self.sites}
+        both = [s for s in self.sites if {("hazard", s), ("benign", s)} <= then.keys()]
+        directions = {site: _direction(then, site) for site in both}
 
         def compare(now: StatesOf, at: At) -> list[Row]:
             rows: list[Row] = []
@@ -46,23 +46,16 @@ class Similarity(StateProbe):
                     "stage": at.stage, "step": at.step, "reference": at.reference,
                     "group": group, "site": site, "positions": self.positions,
                 }  # fmt: skip
-                shift = directions[site].shift(states.means(), before.means())
-                rows += [
-                    *_similarity(states, before, where),
-                    *_shift(shift, len(states.examples), where),
-                ]
+                rows += _similarity(states, before, where)
+                if site in directions:  # one kind of text alone has no direction of harm
+                    shift = directions[site].shift(states.means(), before.means())
+                    rows += _shift(shift, len(states.examples), where)
             return rows
 
         return compare
 
 
 def _direction(then: StatesOf, site: str) -> HarmDirection:
-    lacking = [group for group in ("hazard", "benign") if (group, site) not in then]
-    if lacking:
-        raise InvalidValueError(
-            f"the direction of harm leads from benign to hazardous texts, and there are no "
-            f"{' and no '.join(lacking)} ones. Give a panel with both kinds of questions."
-        )
     return HarmDirection.between(then["hazard", site].means(), then["benign", site].means())
 
 

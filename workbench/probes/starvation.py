@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.data import encode
 from workbench.errors import InvalidValueError, MissingStreamError
 from workbench.example_gradients import gradient_gram
 from workbench.panel import Panel
@@ -111,7 +112,8 @@ class _Texts:
                 by_domain.setdefault(q.domain, []).append(i)
             chosen = [i for places in by_domain.values() for i in places[:prompts]]
             if chosen:
-                batches.append(panel.batch(group, len(questions)).rows(chosen))
+                examples = [questions[i].example for i in chosen]
+                batches.append(encode(panel.tokenizer, examples, side=panel.side))
                 kinds += [group] * len(chosen)
                 domains += [f"{group}, {questions[i].domain}" for i in chosen]
         if len(set(domains)) < 2:

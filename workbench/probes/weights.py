@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from workbench.activations.sites import anatomy
@@ -50,8 +52,18 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         InvalidValueError: an adapter that is no change of weights.
     """
+    if any(p.is_meta for p in model.parameters()):
+        raise InvalidValueError(
+            "some weights are offloaded and not in memory, so they cannot be compared; load the "
+            "model without device_map."
+        )
     found: dict[str, Tensor] = {}
     for name, module in anatomy(model).base.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            raise InvalidValueError(
+                f"the adapter trains {name} whole beside its low-rank changes; merge it into the "
+                "model first (merge_lora)."
+            )
         if isinstance(module, BaseTunerLayer):
             found[f"{name}.weight"] = _adapted(name, module)
         elif not ADAPTER.search(name):
@@ -62,7 +74,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _adapted(name: str, module: Any) -> Tensor:
-    if not hasattr(module, "get_delta_weight"):
+    if not isinstance(module, LoraLayer):
         raise InvalidValueError(
             f"the adapter at {name} ({type(module).__name__}) is no change of weights; merge it "
             "into the model first."
@@ -70,8 +82,10 @@ def _adapted(name: str, module: Any) -> Tensor:
     weight = module.get_base_layer().weight.detach()
     if module.disable_adapters or module.merged:
         return weight
-    deltas = [module.get_delta_weight(a) for a in module.active_adapters if a in module.lora_A]
-    return weight + sum(delta.detach().to(weight.dtype) for delta in deltas)
+    owned = {*module.lora_A, *module.lora_embedding_A}
+    deltas = [module.get_delta_weight(a) for a in module.active_adapters if a in owned]
+    # wide: in bf16 a small change would be rounded away before it is measured
+    return weight.float() + sum(x.detach().float() for x in deltas) if deltas else weight
 
 
 def _once(found: dict[str, Tensor]) -> dict[str, Tensor]:

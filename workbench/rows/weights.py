@@ -23,8 +23,9 @@ class WeightChange(Row):
     part: str
     """`embedding`, `block 0`, ..., `final norm`, `head`, or `all`."""
     measure: Measure
-    """‖τ‖; ‖τ‖/‖θ_reference‖; share of ‖τ‖² in this part; angle to the other τ and half-width of
-    the 95 % band of random directions around 90 (degrees); ⟨τ', τ⟩/‖τ‖² of the other τ'."""
+    """‖τ‖; ‖τ‖/‖θ_reference‖; share of ‖τ‖² in this part; angle to the other change τ' and
+    half-width of the 95 % band of random directions around 90 (degrees); ⟨τ, τ'⟩/‖τ'‖²: how much of
+    the other change is still in this one."""
     value: float
     n: int
     """Parameters in this part."""
