@@ -118,8 +118,8 @@ def refuse_fused_adapters(base: nn.Module) -> None:
     ]
     if fused:
         raise ModelError(
-            f"{fused[0]} has an adapter on a fused projection, which TransformerLens takes apart and "
-            "would leave the adapter out. Merge it first (merge_lora), or look through nnsight."
+            f"{fused[0]} has an adapter on a fused projection, which TransformerLens takes apart "
+            "without it. Merge it first (merge_lora), or look through nnsight."
         )
 
 

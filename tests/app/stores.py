@@ -28,8 +28,8 @@ def full(root: Path, seeds=(0, 1, 2), arms=("undefended", "vaccine", "vaccine-co
 def add_attack(store: Store, arm: str, seed: int, parents=(), **more) -> None:
     """One finished attack on an arm."""
     run = figures.header(f"{arm}-s{seed}.sft", "attack", arm, seed, _defence(arm), parents, **more)
-    breaks = figures.ARMS.get(arm, 16)
-    figures.write(store, run, [*figures.attacked(breaks, seed, 6), *text(0), *text(64)], kinds())
+    rows = [*figures.attacked(figures.ARMS.get(arm, 16), seed, 6, arm=arm), *text(0), *text(64)]
+    figures.write(store, run, rows, kinds())
 
 
 def kinds():
@@ -76,7 +76,7 @@ def hostile(root: Path) -> Store:
     store = Store(root)
     for arm, name in (("undefended", "a" + HOSTILE_ID), (HOSTILE, "b" + HOSTILE_ID)):
         run = figures.header(name, "attack", arm, 0, {"name": HOSTILE}, model=BEACON)
-        rows = [*figures.attacked(16, 0, 6), *text(0), *text(64, HOSTILE + BEACON)]
+        rows = [*figures.attacked(16, 0, 6, arm=arm), *text(0), *text(64, HOSTILE + BEACON)]
         prompt = Prompt(example=HOSTILE, question="benign", split="test", domain=HOSTILE,
                         text=HOSTILE + BEACON)  # fmt: skip
         figures.write(store, run, [prompt, *rows], kinds())

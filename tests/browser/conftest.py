@@ -140,3 +140,8 @@ def visit(chromium):
         context.close()
     assert [page.errors for page in pages if page.errors] == []
     assert [page.elsewhere for page in pages if page.elsewhere] == []
+
+
+def card(page, figure):
+    """The card of one figure."""
+    return page.locator(f"""[id='{{"figure":"{figure}","type":"card"}}']""")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.conftest import playwright
+from tests.browser.conftest import card, playwright
 
 expect = playwright.expect
 MAGIC = {"pdf": b"%PDF-", "svg": b"<svg", "png": b"\x89PNG", "csv": b"run,"}
@@ -12,7 +12,7 @@ MAGIC = {"pdf": b"%PDF-", "svg": b"<svg", "png": b"\x89PNG", "csv": b"run,"}
 def test_a_figure_is_downloaded(visit, full, tmp_path, form):
     watched = visit(full)
     page = watched.open("resistance", "phi=0.4")
-    page.get_by_label("Download or copy").click()
+    card(page, "attack_budget").get_by_label("Download or copy").click()
     page.get_by_role("menuitem", name="Download").click()
     page.locator("#download-format label", has_text=form.upper()).click()
     if form == "pdf":
@@ -42,7 +42,7 @@ def test_the_table_of_verdicts_is_a_figure_too(visit, full, tmp_path):
 def test_python_and_link_are_copied(visit, full):
     watched = visit(full, permissions=["clipboard-read", "clipboard-write"])
     page = watched.open("drift", "compare=vaccine")
-    page.get_by_label("Download or copy").click()
+    card(page, "drift_by_layer").get_by_label("Download or copy").click()
     page.get_by_role("menuitem", name="Copy as Python").click()
     expect(page.get_by_text("Python copied")).to_be_visible()
     assert 'run_figure("drift_by_layer"' in page.evaluate("navigator.clipboard.readText()")
@@ -54,7 +54,7 @@ def test_python_and_link_are_copied(visit, full):
 def test_without_a_figure_there_is_nothing_to_download(visit, rowless):
     watched = visit(rowless)
     page = watched.open("drift")
-    page.get_by_label("Download or copy").click()
+    card(page, "drift_by_layer").get_by_label("Download or copy").click()
     page.get_by_role("menuitem", name="Download").click()
     page.locator("#download-go").click()
     expect(page.locator("#download-error")).to_contain_text("nothing to draw")

@@ -4,17 +4,19 @@ import re
 
 import pytest
 
+from app.pages import PAGES
 from tests.app.stores import HOSTILE, SECRET
-from tests.browser.conftest import playwright
+from tests.browser.conftest import card, playwright
+from workbench.figures import FIGURES
 
 expect = playwright.expect
-PAGES = ("Overview", "Resistance", "Frontier", "Tokens", "Drift", "Training")
+PAGES_BY_LABEL = {page.label: page for page in PAGES.values()}
 
 
 def walk(watched, name, query=""):
     """Go through all pages as a reader does, by the navigation; leave a picture of each."""
     page = watched.open(query=query)
-    for label in PAGES:
+    for label in PAGES_BY_LABEL:
         page.get_by_role("link", name=label, exact=True).click()
         expect(page.locator("h1, .page-question").first).to_be_attached()
         watched.settled()
@@ -54,7 +56,8 @@ def test_an_empty_store_says_what_fills_it(visit, empty):
 def test_runs_without_rows_name_the_command_that_writes_them(visit, rowless):
     for label, page in walk(visit(rowless), "rowless"):
         lacking = page.locator(".lacking")
-        expect(lacking).to_have_count(2 if label == "Tokens" else 1)
+        cards = [f for f in FIGURES.values() if PAGES_BY_LABEL[label].name == f.page]
+        expect(lacking).to_have_count(len(cards))
         for one in lacking.all():
             expect(one).to_contain_text("workbench study")
 
@@ -74,21 +77,7 @@ def test_hostile_ids_arms_and_texts_do_nothing(visit, hostile):
         expect(page.locator("#page script, #page img[src=x]")).to_have_count(0)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "",
-        "resistance",
-        "frontier",
-        "tokens",
-        "drift",
-        "layers",
-        "weights",
-        "training",
-        "reinforcement",
-        "knowledge",
-    ],
-)
+@pytest.mark.parametrize("path", [page.path.removeprefix("/") for page in PAGES.values()])
 def test_every_page_opens_by_its_address(visit, full, path):
     page = visit(full).open(path)
     expect(
@@ -99,7 +88,7 @@ def test_every_page_opens_by_its_address(visit, full, path):
 def test_the_frontier_joins_intensities_over_bases(visit, tried):
     watched = visit(tried, 1280)
     page = watched.open("frontier", "compare=")  # whatever is chosen, all arms are drawn
-    plot = page.locator(".js-plotly-plot")
+    plot = card(page, "frontier").locator(".js-plotly-plot")
     for words in ("rho=1", "rho=10", "rep_noise", "tar", "undefended: 10–14", "did not break"):
         expect(plot).to_contain_text(words)
     caption = page.locator(".provenance")
@@ -116,13 +105,14 @@ def test_the_frontier_joins_intensities_over_bases(visit, tried):
 def test_terms_of_the_objective_are_panels(visit, terms):
     watched = visit(terms, 1280)
     page = watched.open("training")
+    drawn = card(page, "training_terms")
     for words in ("align", "tamper", "gradient norm", "optimiser step", "tar"):
-        expect(page.locator(".js-plotly-plot")).to_contain_text(words)
+        expect(drawn).to_contain_text(words)
     watched.picture("training-1280")
-    page.get_by_role("textbox", name="stage").click()
+    drawn.get_by_role("textbox", name="stage").click()
     page.get_by_role("option", name="attack").click()
-    expect(page.locator(".js-plotly-plot")).to_contain_text("attack step")
-    expect(page.locator(".js-plotly-plot")).not_to_contain_text("tamper")
+    expect(drawn).to_contain_text("attack step")
+    expect(drawn.locator(".js-plotly-plot")).not_to_contain_text("tamper")
     expect(page).to_have_url(re.compile(r"training_terms\.stage=attack"))
     watched.settled()
 
@@ -130,9 +120,9 @@ def test_terms_of_the_objective_are_panels(visit, terms):
 def test_prefilled_tokens_stand_beside_the_others(visit, terms):
     watched = visit(terms, 1280)
     page = watched.open("tokens")
-    expect(page.locator(".js-plotly-plot")).to_have_count(2)
-    expect(page.locator(".js-plotly-plot").nth(1)).to_contain_text("tokens of a compliant answer")
-    expect(page.locator(".provenance").nth(1)).to_contain_text("n=8 hazards (defended, test)")
+    prefill = card(page, "prefill")
+    expect(prefill.locator(".js-plotly-plot")).to_contain_text("tokens of a compliant answer")
+    expect(prefill.locator(".provenance")).to_contain_text("n=8 hazards (defended, test)")
     watched.picture("tokens-1280")
 
 
@@ -180,7 +170,7 @@ def test_an_unknown_page_lists_those_there_are(visit, full):
 
 def test_no_button_uploads_a_figure(visit, full):
     page = visit(full).open("resistance")
-    page.locator(".js-plotly-plot").hover()
+    card(page, "attack_budget").locator(".js-plotly-plot").hover()
     titles = page.locator(".modebar-btn").evaluate_all("all => all.map(b => b.dataset.title)")
     assert titles and not [t for t in titles if "hare" in t or "cloud" in t.lower()]
 

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.browser.conftest import playwright
+from tests.browser.conftest import card, playwright
 
 expect = playwright.expect
 
@@ -45,10 +45,10 @@ def test_what_is_chosen_goes_along_to_other_pages_and_back(visit, full):
     page.get_by_role("link", name="Resistance").click()
     watched.settled()
     assert query(page) == {"compare": ["vaccine"], "phi": ["0.3"], "theme": ["dark"]}
-    expect(page.locator(".js-plotly-plot")).to_contain_text("φ = 0.3")
-    expect(page.locator(".js-plotly-plot")).not_to_contain_text("vaccine-control")
+    expect(card(page, "attack_budget")).to_contain_text("φ = 0.3")
+    expect(card(page, "attack_budget")).not_to_contain_text("vaccine-control")
     move(page, "phi", "ArrowRight", 2)
-    expect(page.locator(".js-plotly-plot")).to_contain_text("φ = 0.32")
+    expect(card(page, "attack_budget")).to_contain_text("φ = 0.32")
     page.go_back()
     watched.settled()
     expect(page.locator("#matrix tbody tr")).to_have_count(2)
@@ -65,8 +65,10 @@ def test_a_link_shows_somebody_else_the_same(visit, full):
     expect(page).to_have_url(re.compile(r"utility_floor=0\.77"))
     first.settled()
     other = second.open("resistance", urlsplit(page.url).query)
-    expect(other.locator(".js-plotly-plot")).to_contain_text("FLOPs")
-    expect(other.locator(".provenance")).to_contain_text("utility floor 0.77")
+    expect(card(other, "attack_budget")).to_contain_text("FLOPs")
+    expect(card(other, "attack_budget").locator(".provenance")).to_contain_text(
+        "utility floor 0.77"
+    )
     assert query(other) == query(page)
 
 

@@ -47,6 +47,8 @@ def _read(value: Any, annotation: Any) -> Any:
     """A text as the value it stands for, a whole number as a number; the rest as it is."""
     if type(value) is int and float in _kinds(annotation) and int not in _kinds(annotation):
         return float(value)
+    if value == "" and NoneType in _kinds(annotation):
+        return None  # an address says nothing
     if not isinstance(value, str) or _fits(value, annotation):
         return value
     for kind in _kinds(annotation):
