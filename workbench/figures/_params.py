@@ -45,13 +45,13 @@ def _check(kind: type[Params], values: Mapping[str, Any]) -> None:
 
 def _read(value: Any, annotation: Any) -> Any:
     """A text as the value it stands for, a whole number as a number; the rest as it is."""
-    if type(value) is int and float in _kinds(annotation) and int not in _kinds(annotation):
+    kinds = _kinds(annotation)
+    if type(value) is int and float in kinds and int not in kinds:
         return float(value)
-    if value == "" and NoneType in _kinds(annotation):
-        return None  # an address says nothing
-    if not isinstance(value, str) or _fits(value, annotation):
+    silent = value == "" and NoneType in kinds  # an address says nothing
+    if not silent and (not isinstance(value, str) or _fits(value, annotation)):
         return value
-    for kind in _kinds(annotation):
+    for kind in sorted(kinds, key=lambda kind: kind is not NoneType):
         try:
             if kind is NoneType and value.lower() in ("", "none"):
                 return None
