@@ -152,14 +152,18 @@ def test_killed_and_given_again(model, tmp_path, workers, kills):
     context.set_forkserver_preload(["tests.test_panel_recording"])
     draw, interrupted = random.Random(workers), 0
     record_texts(plan(model, batch_size=1, positions="all"), tmp_path / "whole")
-    for _ in range(kills):
+    for kill in range(kills):
         begun = context.Value("i", 0)
         given = (model, str(tmp_path / "r"), workers, begun)
         process = context.Process(target=record_here, args=given)
         process.start()
         while not begun.value and process.is_alive():
             time.sleep(0.01)
-        process.join(draw.uniform(0.1, 1.0) * workers)
+        if kill == 0:  # as soon as there is something to interrupt
+            while not (tmp_path / "r" / "manifest.json").exists() and process.is_alive():
+                time.sleep(0.001)
+        else:
+            process.join(draw.uniform(0.1, 1.0) * workers)
         process.kill()
         process.join()
         if (tmp_path / "r" / "manifest.json").exists():
