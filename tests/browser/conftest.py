@@ -15,7 +15,7 @@ from tests.figures import stores as figures
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
 
-PATIENCE = 20_000
+PATIENCE = 60_000
 """How long anything may take before a test fails (ms); machines are shared."""
 playwright.expect.set_options(timeout=PATIENCE)
 
