@@ -103,3 +103,11 @@ def test_the_built_in_prompts_are_for_looking_only():
         assert h.prompt in f.prompt and h.prompt == r.prompt
     with pytest.raises(MissingStreamError, match="not for training"):
         domain.examples("harmful", split="test", n=1, seed=0)
+
+
+def test_one_file_of_prompts_is_enough(checkpoints, tmp_path):
+    lines = [f'{{"prompt": "ask {i}", "response": "word {i}"}}' for i in range(40)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    report = compare(checkpoints["aligned"], checkpoints["base"], tmp_path / "out", QUIET,
+                     data=str(tmp_path / "mine.jsonl"), prompts=4)  # fmt: skip
+    assert report.is_file() and set(Store(tmp_path / "out").read(TokenKL)["group"]) == {"hazard"}

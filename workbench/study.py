@@ -11,6 +11,7 @@ stale; nothing mixes them with current ones.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from workbench import provenance
@@ -115,7 +116,10 @@ def open_domain(data: str, model: str = "lab") -> Domain:
     """The domain a name or a folder stands for; a lab domain is of the model's world."""
     if data == "lab":
         return LabDomain(world_of(model if model.startswith("lab:") else "lab:base"))
-    return BuiltIn() if data == "builtin" else FileDomain.open(data)
+    if data == "builtin":
+        return BuiltIn()
+    path = Path(data)  # one file alone holds what would be the folder's `harmful`
+    return FileDomain(path.stem, {"harmful": path}) if path.is_file() else FileDomain.open(data)
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:

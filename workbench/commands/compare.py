@@ -25,7 +25,8 @@ class Compare(Command):
     base: str | None = None
     """A third checkpoint that both come from: adds the angle between what each of them learnt."""
     data: str = "builtin"
-    """`builtin`, `lab`, or a folder with one file a data stream."""
+    """`builtin`, `lab`, a folder with one file a data stream, or one file of prompts and answers
+    (about a fifth of its prompts are in the split `test`)."""
     split: Literal["defend", "attack", "val", "test"] = "test"
     """Whose questions are read."""
     prompts: int = 32
