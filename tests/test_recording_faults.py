@@ -10,6 +10,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import time
 import warnings
@@ -115,12 +116,13 @@ def test_killed_at_random_moments(tmp_path):
     while kills < KILLS:
         folder = tmp_path / f"killed{kills}"
         promised, code = killed(context, folder, steps, draw.uniform(0, 0.8 * duration))
-        if code == 0:
-            shutil.rmtree(folder)  # it was done before the signal came
+        torn = Recording(folder)
+        if torn.manifest.complete:  # it was done before the signal came
+            assert len(torn.steps) == steps
+            shutil.rmtree(folder)
             continue
         kills += 1
-        torn = Recording(folder)
-        assert len(torn.steps) >= promised and not torn.manifest.complete
+        assert code == -signal.SIGKILL and len(torn.steps) >= promised
         assert "stopped before it was done" in torn.unfinished
         torn.verify()
         for step in torn.steps:
