@@ -6,16 +6,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import curves
+from workbench.figures._panels import FEW, GROUPS, beside
 from workbench.figures._style import Theme
 from workbench.figures._text import escape
 from workbench.rows import Row
 
-GROUPS = {"hazard": "hazardous prompts", "benign": "benign prompts"}
 COLUMNS = ["arm", "group", "measure", "seed", "step", "layer", "value", "n"]
 X = {"step": "attack step", "layer": "layer"}
 Over = Literal["step", "layer"]
@@ -60,13 +59,9 @@ def panels(
 ) -> go.Figure:
     """One row a measure, one column a kind of prompt, one line an arm; a row shares its y axis."""
     measures = [m for m in titles if m in set(table["measure"])]
-    groups = [group for group in GROUPS if group in set(table["group"])]
-    figure = make_subplots(
-        rows=len(measures), cols=len(groups), shared_xaxes=True, shared_yaxes=True,
-        horizontal_spacing=0.04, vertical_spacing=0.06,
-        column_titles=[GROUPS[group] for group in groups],
-    )  # fmt: skip
-    figure.update_annotations(font_size=theme.label)
+    figure, groups = beside(
+        table, theme, rows=len(measures), shared_xaxes=True, vertical_spacing=0.06
+    )
     for row, measure in enumerate(measures, 1):
         for column, group in enumerate(groups, 1):
             part = table[(table["measure"] == measure) & (table["group"] == group)]
@@ -74,7 +69,7 @@ def panels(
             figure.add_traces(_lines(part, over, theme, legend=first), rows=row, cols=column)
         figure.update_yaxes(title=titles[measure], row=row, col=1)
     figure.update_xaxes(title=X[over], row=len(measures))
-    if over == "layer" and table["layer"].nunique() <= 12:
+    if over == "layer" and table["layer"].nunique() <= FEW:
         figure.update_xaxes(dtick=1)
     if zero:
         figure.update_yaxes(rangemode="tozero")

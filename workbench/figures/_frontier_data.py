@@ -11,6 +11,7 @@ from workbench.figures import attack_budget
 from workbench.figures._arms import Arm, arms_of, base_of, intensities, reference_of
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._params import Params
+from workbench.figures._seeds import without_seed
 from workbench.pillars import Thresholds
 from workbench.report import ALL, DEFENDED
 from workbench.rows import Metric
@@ -127,5 +128,4 @@ def _pooled(single: pd.DataFrame) -> pd.DataFrame:
         change=("change", "mean"), safe_until=("safe_until", "median"),
         break_step=("break_step", "median"), budget=("budget", "median"),
     )  # fmt: skip
-    pooled["seed"] = pd.array([pd.NA] * len(pooled), dtype="Int64")
-    return pooled.assign(base="")
+    return without_seed(pooled).assign(base="")

@@ -3,18 +3,16 @@
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.figures._layout import framed
 from workbench.figures._lines import line, thin
+from workbench.figures._panels import FEW, beside
+from workbench.figures._seeds import without_seed
 from workbench.figures._style import Series, Theme
 from workbench.figures._text import escape
 
-GROUPS = {"hazard": "hazardous prompts", "benign": "benign prompts"}
 KEYS = ["arm", "group", "step", "reference", "whose", "seed"]
 COLUMNS = [*KEYS, "place", "value", "low", "high", "prompts"]
-FEW = 12
-"""So many places can each have a tick."""
 
 
 def profiles(rows: pd.DataFrame) -> pd.DataFrame:
@@ -31,8 +29,7 @@ def profiles(rows: pd.DataFrame) -> pd.DataFrame:
     by = [*KEYS[:-1], "place"]
     means = weighted.groupby(by, as_index=False)[numbers].sum()
     means[numbers[:3]] = means[numbers[:3]].div(means["prompts"], axis=0)
-    means["seed"] = pd.array([pd.NA] * len(means), dtype="Int64")
-    table = pd.concat([seeds, means], ignore_index=True)[COLUMNS]
+    table = pd.concat([seeds, without_seed(means)], ignore_index=True)[COLUMNS]
     return table.astype({"seed": "Int64"})
 
 
@@ -50,12 +47,7 @@ def _places(row: pd.Series) -> pd.DataFrame:
 def draw(table: pd.DataFrame, theme: Theme, *, x: str, y: str, range_: list[float] | None = None
          ) -> go.Figure:  # fmt: skip
     """Thick: the checkpoint; thin: each of its seeds; dotted: its reference."""
-    groups = [group for group in GROUPS if group in set(table["group"])]
-    figure = make_subplots(
-        rows=1, cols=len(groups), shared_yaxes=True, horizontal_spacing=0.04,
-        column_titles=[GROUPS[group] for group in groups],
-    )  # fmt: skip
-    figure.update_annotations(font_size=theme.label)
+    figure, groups = beside(table, theme)
     for column, group in enumerate(groups, 1):
         for arm, part in table[table["group"] == group].groupby("arm", sort=False):
             traces = _traces(part, str(arm), theme, legend=column == 1)

@@ -17,6 +17,7 @@ from workbench.figures._checkpoints import Checkpoint, of_checkpoint, where
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed, width
 from workbench.figures._lines import curves
+from workbench.figures._panels import FEW, colour_bar
 from workbench.figures._params import Params
 from workbench.figures._style import SEQUENTIAL, Theme
 from workbench.figures._text import escape, seeds_and
@@ -104,11 +105,11 @@ def plot(table: pd.DataFrame, params: AmplificationParams, theme: Theme) -> go.F
         figure.add_traces(_blocks(table[table["arm"] == arm], arm, theme), rows=last, cols=1)
     figure.update_xaxes(title="block", row=last, col=1)
     figure.update_yaxes(title=f"{_word(params)} of one block", row=last, col=1)
-    if table["to_layer"].nunique() <= 12:
+    if table["to_layer"].nunique() <= FEW:
         figure.update_xaxes(dtick=1)
     for row in range(1, lines + 1):
         figure.update_xaxes(showgrid=False, row=row).update_yaxes(showgrid=False, row=row)
-        if table["from_layer"].nunique() <= 12:
+        if table["from_layer"].nunique() <= FEW:
             figure.update_yaxes(dtick=1, row=row)
     figure.update_layout(coloraxis=_scale(table, params, theme, log, heat * lines / total))
     return framed(figure, theme, panels=total, legend=arms, heads=True)
@@ -141,11 +142,7 @@ def _scale(
 ) -> dict[str, Any]:
     """One colour scale for all heat-maps, beside them; powers of two where lengths are compared."""
     means = table.groupby(["arm", "from_layer", "to_layer"])["value"].mean()
-    bar: dict[str, Any] = {
-        "title": {"text": TITLES[params.measure], "side": "right", "font": {"size": theme.label}},
-        "tickfont": {"size": theme.small}, "thickness": theme.label, "outlinewidth": 0,
-        "len": share, "y": 1, "yanchor": "top",
-    }  # fmt: skip
+    bar = colour_bar(theme, TITLES[params.measure], len=share, y=1, yanchor="top")
     low, high = float(means.min()), float(means.max())
     if log:
         low, high = (float(np.log2(max(x, 1e-9))) for x in (low, high))

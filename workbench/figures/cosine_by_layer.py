@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
 from workbench.figures._checkpoints import Checkpoint, of_checkpoint, where
@@ -18,15 +17,15 @@ from workbench.figures._cosine_data import long
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import band, line, thin
+from workbench.figures._panels import FEW, GROUPS, beside
 from workbench.figures._params import Params
+from workbench.figures._seeds import without_seed
 from workbench.figures._style import Theme
 from workbench.figures._text import escape, seeds_and
 from workbench.rows import LayerCosine
 
-GROUPS = {"hazard": "hazardous prompts", "framed": "framed hazards", "benign": "benign prompts"}
+KINDS = {"hazard": GROUPS["hazard"], "framed": "framed hazards", "benign": GROUPS["benign"]}
 TITLES = {"cosine": "cosine with the reference", "norm_ratio": "norm / reference’s"}
-FEW = 12
-"""So many layers can each have a tick."""
 KEYS = ["arm", "group", "step", "reference"]
 
 
@@ -51,7 +50,7 @@ def data(frames: Frames, params: CosineByLayerParams) -> pd.DataFrame:
     rows = of_checkpoint(frames, LayerCosine, params.checkpoint, params.attack, params.step)
     rows = rows[rows["site"] == params.site]
     seeds = long(rows, [*KEYS, "seed", "example"], "layer", params.measure)
-    pooled = seeds.assign(seed=pd.array([pd.NA] * len(seeds), dtype="Int64"))
+    pooled = without_seed(seeds)
     whole = pd.concat([seeds.astype({"seed": "Int64"}), pooled], ignore_index=True)
     table = whole.groupby([*KEYS, "seed", "layer"], dropna=False, as_index=False).agg(
         prompts=("value", "size"), mean=("value", "mean"), least=("value", _quantile(0.05)),
@@ -60,8 +59,8 @@ def data(frames: Frames, params: CosineByLayerParams) -> pd.DataFrame:
     benign = table[table["group"] == "benign"].set_index(["arm", "step", "seed", "layer"])["least"]
     keys = pd.MultiIndex.from_frame(table[["arm", "step", "seed", "layer"]])
     table["benign_q05"] = benign.reindex(keys).to_numpy()
-    table = table[table["group"].isin(list(GROUPS))].drop(columns="least")
-    places = {group: i for i, group in enumerate(GROUPS)}
+    table = table[table["group"].isin(list(KINDS))].drop(columns="least")
+    places = {group: i for i, group in enumerate(KINDS)}
     table = table.sort_values("group", key=lambda c: c.map(places), kind="stable")
     return in_order(table)
 
@@ -72,12 +71,7 @@ def _quantile(share: float) -> Any:
 
 def plot(table: pd.DataFrame, params: CosineByLayerParams, theme: Theme) -> go.Figure:
     """One panel a kind of prompt, on shared axes."""
-    groups = [group for group in GROUPS if group in set(table["group"])]
-    figure = make_subplots(
-        rows=1, cols=len(groups), shared_yaxes=True, horizontal_spacing=0.04,
-        column_titles=[GROUPS[group] for group in groups],
-    )  # fmt: skip
-    figure.update_annotations(font_size=theme.label)
+    figure, groups = beside(table, theme, KINDS)
     for column, group in enumerate(groups, 1):
         for arm, part in table[table["group"] == group].groupby("arm", sort=False):
             traces = _traces(part, str(arm), theme, group, legend=column == 1)

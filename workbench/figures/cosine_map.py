@@ -19,14 +19,13 @@ from workbench.figures._checkpoints import Checkpoint, of_checkpoint, where
 from workbench.figures._cosine_data import long, with_breaks, with_pieces
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed, width
+from workbench.figures._panels import FEW, colour_bar
 from workbench.figures._params import Params
 from workbench.figures._style import DIVERGING, SEQUENTIAL, Theme
 from workbench.figures._text import escape, seeds_and
 from workbench.rows import BreakPoint, CosineProfile, Token, TokenCosine
 
 GROUPS = {"hazard": "hazardous", "benign": "benign", "framed": "framed hazardous"}
-FEW = 12
-"""So many layers can each have a tick."""
 LONGEST = 9
 """Letters of a token that a tick shows."""
 
@@ -176,18 +175,14 @@ def _ticks(table: pd.DataFrame, params: CosineMapParams, theme: Theme) -> dict[s
 
 
 def _scale(values: pd.Series, params: CosineMapParams, theme: Theme) -> dict[str, Any]:
-    bar: dict[str, Any] = {
-        "tickfont": {"size": theme.small}, "thickness": theme.label, "outlinewidth": 0,
-    }  # fmt: skip
-    title = {"side": "right", "font": {"size": theme.label}}
     if params.measure == "cosine":
-        bar["title"] = {"text": "cosine", **title}
+        bar = colour_bar(theme, "cosine")
         low = min(0.9, float(np.floor(values.min() * 10) / 10))
         return {"colorscale": SEQUENTIAL, "cmin": low, "cmax": 1.0, "colorbar": bar}
     limit = max(0.1, float(_shown(values, params).abs().max()))
     powers = [-limit, 0.0, limit]
-    bar |= {"title": {"text": "norm / reference’s", **title}, "tickvals": powers,
-            "ticktext": [f"{2**k:.2g}×" for k in powers]}  # fmt: skip
+    words = [f"{2**k:.2g}×" for k in powers]
+    bar = colour_bar(theme, "norm / reference’s", tickvals=powers, ticktext=words)
     return {"colorscale": [list(x) for x in DIVERGING], "cmin": -limit, "cmax": limit,
             "colorbar": bar}  # fmt: skip
 

@@ -16,6 +16,7 @@ from workbench.figures._checkpoints import Checkpoint, of_checkpoint, where
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import curves
+from workbench.figures._panels import FEW
 from workbench.figures._params import Params
 from workbench.figures._style import Theme
 from workbench.figures._text import escape, seeds_and
@@ -69,7 +70,7 @@ def plot(table: pd.DataFrame, params: DamperParams, theme: Theme) -> go.Figure:
     control = table[table["measure"] == "control"].groupby("layer")["value"].mean()
     figure.add_trace(_control(control, theme), row=1, col=1)
     figure.update_xaxes(title="layer of the damper", row=2)
-    if table["layer"].nunique() <= 12:
+    if table["layer"].nunique() <= FEW:
         figure.update_xaxes(dtick=1)
     legend = [*arms, "random direction"]
     return framed(figure, theme, panels=24 * theme.label, legend=legend)

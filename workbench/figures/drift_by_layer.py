@@ -10,25 +10,21 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
+from workbench.figures._panels import FEW, colour_bar, heatmaps, height
 from workbench.figures._params import Params
 from workbench.figures._style import SEQUENTIAL, Theme
-from workbench.figures._text import escape
 from workbench.rows import EmbeddingDrift
 
-GROUPS = {"hazard": "hazardous prompts", "benign": "benign prompts"}
 MEASURES = {
     "relative_l2": "drift |h<sub>t</sub> − h<sub>0</sub>| / |h<sub>0</sub>|",
     "l2": "drift |h<sub>t</sub> − h<sub>0</sub>|",
     "cosine_distance": "drift 1 − cos(h<sub>t</sub>, h<sub>0</sub>)",
     "sum_sq": "drift Σ |h<sub>t</sub> − h<sub>0</sub>|<sup>2</sup>",
 }
-FEW = 12
-"""So many layers can each have a tick."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,36 +65,17 @@ def data(frames: Frames, params: DriftByLayerParams) -> pd.DataFrame:
 
 def plot(table: pd.DataFrame, params: DriftByLayerParams, theme: Theme) -> go.Figure:
     """One row an arm, one column a kind of prompt; all cells on one colour scale."""
-    arms = list(dict.fromkeys(table["arm"]))
-    groups = [group for group in GROUPS if group in set(table["group"])]
-    gap = min(0.04, 0.5 / len(arms))
-    figure = make_subplots(
-        rows=len(arms), cols=len(groups), shared_xaxes=True, shared_yaxes=True,
-        horizontal_spacing=0.03, vertical_spacing=gap,
-        column_titles=[GROUPS[group] for group in groups],
-        row_titles=[escape(arm) for arm in arms],
-    )  # fmt: skip
-    figure.update_annotations(font_size=theme.label)
-    for row, arm in enumerate(arms, 1):
-        for column, group in enumerate(groups, 1):
-            part = table[(table["arm"] == arm) & (table["group"] == group)]
-            figure.add_trace(_heatmap(part), row=row, col=column)
-    layers = table["layer"].nunique()
-    figure.update_yaxes(title="layer", dtick=1 if layers <= FEW else None, col=1)
-    figure.update_xaxes(title="attack step", row=len(arms))
-    figure.update_xaxes(showgrid=False, type="category").update_yaxes(showgrid=False)
+    figure, arms = heatmaps(table, theme, _heatmap), table["arm"].nunique()
+    few = table["layer"].nunique() <= FEW
+    figure.update_yaxes(title="layer", dtick=1 if few else None, col=1)
+    figure.update_xaxes(type="category").update_xaxes(title="attack step", row=arms)
     figure.update_layout(
         coloraxis={
             "colorscale": SEQUENTIAL, "cmin": 0, "cmax": float(table["drift"].max()) or 1.0,
-            "colorbar": {
-                "title": {"text": MEASURES[params.measure], "side": "right",
-                          "font": {"size": theme.label}},
-                "tickfont": {"size": theme.small}, "thickness": theme.label, "outlinewidth": 0,
-            },
-        },
+            "colorbar": colour_bar(theme, MEASURES[params.measure]),
+        }
     )  # fmt: skip
-    panels = len(arms) * 7 * theme.label / (1 - gap * (len(arms) - 1))
-    return framed(figure, theme, panels=panels, heads=True)
+    return framed(figure, theme, panels=height(arms, 7 * theme.label), heads=True)
 
 
 def _heatmap(part: pd.DataFrame) -> go.Heatmap:

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._histories import answers, hazards, histories
 from workbench.figures._layout import framed
 from workbench.figures._lines import curves
+from workbench.figures._panels import beside
 from workbench.figures._params import Params
 from workbench.figures._style import Theme
 from workbench.figures._text import escape, seeds_and
@@ -57,12 +57,8 @@ def data(frames: Frames, params: ForgettingParams) -> pd.DataFrame:
 
 def plot(table: pd.DataFrame, params: ForgettingParams, theme: Theme) -> go.Figure:
     """One panel a part of the world, one line an arm, on shared axes."""
-    groups = sorted(table["group"].unique())
-    figure = make_subplots(
-        rows=1, cols=len(groups), shared_yaxes=True, horizontal_spacing=0.04,
-        column_titles=[f"{escape(group)} hazards" for group in groups],
-    )  # fmt: skip
-    figure.update_annotations(font_size=theme.label)
+    heads = {group: f"{escape(group)} hazards" for group in sorted(table["group"].unique())}
+    figure, groups = beside(table, theme, heads)
     named: set[str] = set()
     for column, group in enumerate(groups, 1):
         of_group = table[table["group"] == group]

@@ -17,6 +17,7 @@ from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._histories import answers, hazards, histories
 from workbench.figures._layout import framed
+from workbench.figures._panels import colour_bar
 from workbench.figures._params import Params
 from workbench.figures._style import DIVERGING, LIGHT, Theme, arm_order
 from workbench.figures._text import MISSING, escape
@@ -98,10 +99,7 @@ def plot(table: pd.DataFrame, params: ForgottenOverlapParams, theme: Theme) -> g
             z=grid.to_numpy(np.float32), x=list(range(len(labels))), y=list(range(len(labels))),
             zmid=0, zmin=-1, zmax=1, colorscale=[list(x) for x in DIVERGING], hoverinfo="skip",
             xgap=2, ygap=2,
-            colorbar={"title": {"text": f"{MEASURES[params.measure]} − chance", "side": "right",
-                                "font": {"size": theme.label}},
-                      "tickfont": {"size": theme.small}, "thickness": theme.label,
-                      "outlinewidth": 0},
+            colorbar=colour_bar(theme, f"{MEASURES[params.measure]} − chance"),
         )
     )  # fmt: skip
     for line in table.to_dict("records"):

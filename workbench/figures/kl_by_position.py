@@ -11,22 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from workbench.errors import InvalidValueError
 from workbench.figures._base import Figure
 from workbench.figures._checkpoints import of_checkpoint
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import band, line, thin
+from workbench.figures._panels import beside
 from workbench.figures._params import Params
+from workbench.figures._reached import REACHED, require_positive
 from workbench.figures._style import Series, Theme
 from workbench.figures._text import escape, seeds_and
 from workbench.rows import TokenKL
-
-GROUPS = {"hazard": "hazardous prompts", "benign": "benign prompts"}
-REACHED = 0.5
-"""Share of the prompts whose response must reach a position for it to be shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +48,7 @@ class KLByPositionParams(Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.positions is not None and self.positions < 1:
-            raise InvalidValueError(f"positions must be at least 1, not {self.positions}.")
+        require_positive("positions", self.positions)
 
 
 def data(frames: Frames, params: KLByPositionParams) -> pd.DataFrame:
@@ -103,12 +98,7 @@ def _profile(values: pd.Series, params: KLByPositionParams) -> pd.DataFrame:
 
 def plot(table: pd.DataFrame, params: KLByPositionParams, theme: Theme) -> go.Figure:
     """One panel a kind of prompt, on shared axes."""
-    groups = [group for group in GROUPS if group in set(table["group"])]
-    figure = make_subplots(
-        rows=1, cols=len(groups), shared_yaxes=True, horizontal_spacing=0.04,
-        column_titles=[GROUPS[group] for group in groups],
-    )  # fmt: skip
-    figure.update_annotations(font_size=theme.label)
+    figure, groups = beside(table, theme)
     if params.log:
         numbers = ["median", "mean", "low", "high"]
         table = table.assign(**{name: table[name].where(table[name] > 0) for name in numbers})

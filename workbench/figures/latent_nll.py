@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
 from workbench.figures._checkpoints import Checkpoint, of_checkpoint
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import band, line, thin
+from workbench.figures._panels import FEW, beside
 from workbench.figures._params import Params
 from workbench.figures._style import Series, Theme
 from workbench.figures._text import escape, seeds_and
@@ -94,12 +94,7 @@ def _profile(rows: pd.DataFrame) -> pd.DataFrame:
 
 def plot(table: pd.DataFrame, params: LatentNLLParams, theme: Theme) -> go.Figure:
     """One panel a checkpoint, on shared axes."""
-    shown = [name for name in HEADS if name in set(table["checkpoint"])]
-    figure = make_subplots(
-        rows=1, cols=len(shown), shared_yaxes=True, horizontal_spacing=0.04,
-        column_titles=[HEADS[name] for name in shown],
-    )  # fmt: skip
-    figure.update_annotations(font_size=theme.label)
+    figure, shown = beside(table, theme, HEADS, column="checkpoint")
     seen: set[str] = set()
     for column, checkpoint in enumerate(shown, 1):
         for name, part in table[table["checkpoint"] == checkpoint].groupby("arm", sort=False):
@@ -108,7 +103,7 @@ def plot(table: pd.DataFrame, params: LatentNLLParams, theme: Theme) -> go.Figur
             figure.add_traces(traces, rows=1, cols=column)
             seen.add(arm)
     layers = table["layer"].nunique()
-    figure.update_xaxes(title="pushed layer (0: embeddings)", dtick=1 if layers <= 12 else None)
+    figure.update_xaxes(title="pushed layer (0: embeddings)", dtick=1 if layers <= FEW else None)
     figure.update_yaxes(title="Δ NLL of the refusal, nats a token", col=1)
     arms = table["arm"].unique().tolist()
     return framed(figure, theme, panels=17 * theme.label, legend=arms, heads=True)

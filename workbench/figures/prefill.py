@@ -7,25 +7,21 @@ just a few tokens deep", ICLR 2025, arXiv:2406.05946, section 3: attacks that be
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.errors import InvalidValueError
 from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
-from workbench.figures._lines import line, thin
+from workbench.figures._panels import FEW
 from workbench.figures._params import Params
+from workbench.figures._reached import along, require_positive
+from workbench.figures._seeds import seed_lines, with_means
 from workbench.figures._style import Theme
-from workbench.figures._text import escape, seeds_and
+from workbench.figures._text import seeds_and
 from workbench.report import DEFENDED
 from workbench.rows import Prefill
 
-REACHED = 0.5
-"""Share of the answers that must be longer than k tokens for k to be shown."""
-FEW = 12
-"""So many tokens can each have a tick."""
 COLUMNS = ["arm", "seed", "split", "prefilled", "prompts", "harmfulness"]
 
 
@@ -40,8 +36,7 @@ class PrefillParams(Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tokens is not None and self.tokens < 1:
-            raise InvalidValueError(f"tokens must be at least 1, not {self.tokens}.")
+        require_positive("tokens", self.tokens)
 
 
 def data(frames: Frames, params: PrefillParams) -> pd.DataFrame:
@@ -52,54 +47,22 @@ def data(frames: Frames, params: PrefillParams) -> pd.DataFrame:
     of_run = rows.groupby("run")
     rows = rows[(rows["split"] == of_run["split"].transform("first"))
                 & (rows["step"] == of_run["step"].transform("max"))]  # fmt: skip
+    most = None if params.tokens is None else params.tokens + 1  # none prefilled is a place too
     found = [
         {"arm": arm, "seed": seed, "split": split, "prefilled": k, "prompts": n,
          "harmfulness": share}
         for (arm, seed, split), part in rows.groupby(["arm", "seed", "split"])
-        for k, n, share in _curve(part["values"].tolist(), params.tokens)
+        for k, n, share in along(part["values"].tolist(), most)
     ]  # fmt: skip
-    seeds = pd.DataFrame(found, columns=COLUMNS).astype({"seed": "Int64"})
-    return in_order(_with_means(seeds), "seed", "prefilled")
-
-
-def _curve(values: list[np.ndarray], most: int | None) -> list[tuple[int, int, float]]:
-    """(k, prompts, share that succeeds) as far as enough answers reach."""
-    longest = max(map(len, values))
-    end = longest if most is None else min(longest, most + 1)
-    curve = []
-    for k in range(end):
-        reached = [v[k] for v in values if len(v) > k]
-        if len(reached) < REACHED * len(values):
-            break
-        curve.append((k, len(reached), float(np.mean(reached))))
-    return curve
-
-
-def _with_means(seeds: pd.DataFrame) -> pd.DataFrame:
-    """Seeds and, below, their mean wherever every seed of the arm was measured."""
-    if not len(seeds):
-        return seeds
-    keys = ["arm", "split", "prefilled"]
-    means = seeds.groupby(keys, as_index=False).agg(
-        seeds=("seed", "nunique"), prompts=("prompts", "max"), harmfulness=("harmfulness", "mean")
+    table = with_means(
+        pd.DataFrame(found, columns=COLUMNS), ["arm", "split", "prefilled"], "harmfulness"
     )
-    every = seeds.groupby("arm")["seed"].nunique()
-    means = means[means["seeds"] == means["arm"].map(every)].drop(columns="seeds")
-    means["seed"] = pd.array([pd.NA] * len(means), dtype="Int64")
-    return pd.concat([seeds, means[COLUMNS]], ignore_index=True)
+    return in_order(table, "seed", "prefilled")
 
 
 def plot(table: pd.DataFrame, params: PrefillParams, theme: Theme) -> go.Figure:
     """One line an arm, a thin one for each of its seeds."""
-    figure = go.Figure()
-    for arm, part in table.groupby("arm", sort=False):
-        look, name = theme.series(str(arm)), escape(str(arm))
-        seeds = part[part["seed"].notna()]
-        if seeds["seed"].nunique() > 1:
-            for _, one in seeds.groupby("seed"):
-                figure.add_trace(thin(one.set_index("prefilled")["harmfulness"], look, name))
-        mean = part[part["seed"].isna()].set_index("prefilled")["harmfulness"]
-        figure.add_trace(line(mean, look, theme, name=name, legend=True))
+    figure = seed_lines(table, "prefilled", "harmfulness", theme)
     figure.update_xaxes(
         title="tokens of a compliant answer given (0: none)",
         dtick=1 if table["prefilled"].max() <= FEW else None,

@@ -16,6 +16,7 @@ from workbench.figures._checkpoints import Checkpoint, of_checkpoint, where
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed, width
 from workbench.figures._lines import curves
+from workbench.figures._panels import FEW
 from workbench.figures._params import Params
 from workbench.figures._style import Theme
 from workbench.figures._text import escape, seeds_and
@@ -23,8 +24,6 @@ from workbench.figures.colour import rgba
 from workbench.rows import LinearProbes
 
 TITLES = {"auroc": "AUROC", "accuracy": "accuracy", "ece": "calibration error"}
-FEW = 12
-"""So many layers can each have a tick."""
 COLUMNS = ["arm", "panel", "seed", "step", "reference", "layer", "value", "low", "high", "n"]
 
 

@@ -16,6 +16,7 @@ from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._params import Params
+from workbench.figures._seeds import without_seed
 from workbench.figures._style import Theme
 from workbench.figures._text import escape, seeds_and
 from workbench.report import DEFENDED
@@ -66,8 +67,7 @@ def data(frames: Frames, params: ResidualKnowledgeParams) -> pd.DataFrame:
     rows = rows.assign(told=rows["value"] * rows["n"])
     seeds = rows.groupby([*keys, "seed"], as_index=False)[["told", "n"]].sum()
     pooled = rows.groupby(keys, as_index=False)[["told", "n"]].sum()
-    pooled["seed"] = pd.array([pd.NA] * len(pooled), dtype="Int64")
-    table = pd.concat([seeds.astype({"seed": "Int64"}), pooled], ignore_index=True)
+    table = pd.concat([seeds.astype({"seed": "Int64"}), without_seed(pooled)], ignore_index=True)
     table["value"] = table["told"] / table["n"]
     bounds = [wilson(share, n) for share, n in zip(table["value"], table["n"], strict=True)]
     table[["low", "high"]] = pd.DataFrame(bounds, index=table.index)

@@ -5,28 +5,24 @@ just a few tokens deep", ICLR 2025, arXiv:2406.05946, section 4.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
+from workbench.figures._panels import FEW, colour_bar, heatmaps, height
 from workbench.figures._params import Params
+from workbench.figures._reached import along
 from workbench.figures._style import SEQUENTIAL, Theme
-from workbench.figures._text import escape
 from workbench.rows import TokenGradient
 
-GROUPS = {"hazard": "hazardous prompts", "benign": "benign prompts"}
 MEASURES = {"norm": "gradient norm", "nll": "loss, nats"}
 TOTAL, ENDS = "total", {"embed": -1, "head": 10**6, "other": 10**6 + 1}
-REACHED = 0.5
-"""Share of the prompts whose response must reach a position for it to be shown."""
-FEW = 10
-"""So many lines of a panel can each have a tick."""
 COLUMNS = ["arm", "attack", "group", "step", "part", "place", "position", "seeds", "prompts",
            "value"]  # fmt: skip
 
@@ -64,7 +60,7 @@ def data(frames: Frames, params: TokenGradientsParams) -> pd.DataFrame:
     found = [
         [*names, _place(str(names[-1])), position, part["seed"].nunique(), n, value]
         for names, part in rows.groupby(["arm", "attack", "group", "step", "part"])
-        for position, n, value in _medians(part["values"].tolist(), params.positions)
+        for position, n, value in along(part["values"].tolist(), params.positions, np.median)
     ]
     table = pd.DataFrame(found, columns=COLUMNS)
     return in_order(table, "group", "step", "place", "position")
@@ -74,82 +70,48 @@ def _place(part: str) -> int:
     return ENDS[part] if part in ENDS else int(part.rpartition(".")[2]) if "." in part else 0
 
 
-def _medians(values: list[Any], most: int | None) -> list[tuple[int, int, float]]:
-    """(position, prompts, median), as far as enough prompts reach."""
-    longest = max(map(len, values))
-    found = []
-    for k in range(longest if most is None else min(longest, most)):
-        reached = [v[k] for v in values if len(v) > k]
-        if len(reached) < REACHED * len(values):
-            break
-        found.append((k, len(reached), float(np.median(reached))))
-    return found
-
-
 def plot(table: pd.DataFrame, params: TokenGradientsParams, theme: Theme) -> go.Figure:
     """One row an arm, one column a kind of prompt; all cells on one logarithmic colour scale."""
-    arms = list(dict.fromkeys(table["arm"]))
-    groups = [group for group in GROUPS if group in set(table["group"])]
-    gap = min(0.04, 0.5 / len(arms))
-    figure = make_subplots(
-        rows=len(arms), cols=len(groups), shared_xaxes=True, shared_yaxes=True,
-        horizontal_spacing=0.03, vertical_spacing=gap,
-        column_titles=[GROUPS[group] for group in groups],
-        row_titles=[escape(arm) for arm in arms],
-    )  # fmt: skip
-    figure.update_annotations(font_size=theme.label)
+    below = "step" if params.by == "step" else "part"
     table = table.assign(log=np.log10(table["value"].where(table["value"] > 0)))
-    for row, arm in enumerate(arms, 1):
-        for column, group in enumerate(groups, 1):
-            part = table[(table["arm"] == arm) & (table["group"] == group)]
-            if len(part):
-                figure.add_trace(_heatmap(part, params), row=row, col=column)
-    lines = table["step" if params.by == "step" else "part"].nunique()
-    figure.update_yaxes(type="category", showgrid=False, dtick=1 if lines <= FEW else None)
-    if params.by == "step":
+    figure = heatmaps(table, theme, partial(_heatmap, below=below))
+    arms, lines = table["arm"].nunique(), table[below].nunique()
+    figure.update_yaxes(type="category", dtick=1 if lines <= FEW else None)
+    if below == "step":
         figure.update_yaxes(autorange="reversed")
-    figure.update_yaxes(title="attack step" if params.by == "step" else "part", col=1)
-    figure.update_xaxes(showgrid=False)
-    figure.update_xaxes(title="response token", row=len(arms))
-    low, high = _ends(table["log"])
-    ticks = list(range(int(np.ceil(low)), int(np.floor(high)) + 1))
-    every = max(1, len(ticks) // 4)
-    figure.update_layout(
-        coloraxis={
-            "colorscale": SEQUENTIAL, "cmin": low, "cmax": high,
-            "colorbar": {
-                "title": {"text": MEASURES[params.measure], "side": "right",
-                          "font": {"size": theme.label}},
-                "tickvals": ticks[::every], "ticktext": [_power(k) for k in ticks[::every]],
-                "tickfont": {"size": theme.small}, "thickness": theme.label, "outlinewidth": 0,
-            },
-        },
-    )  # fmt: skip
-    height = max(6, min(lines, FEW) * 1.15) * theme.label
-    panels = max(10 * theme.label, len(arms) * height / (1 - gap * (len(arms) - 1)))
+    figure.update_yaxes(title="attack step" if below == "step" else "part", col=1)
+    figure.update_xaxes(title="response token", row=arms)
+    figure.update_layout(coloraxis=_scale(table["log"], MEASURES[params.measure], theme))
+    each = max(6, min(lines, FEW) * 1.15) * theme.label
+    panels = max(10 * theme.label, height(arms, each))
     return framed(figure, theme, panels=panels, heads=True)
 
 
-def _heatmap(part: pd.DataFrame, params: TokenGradientsParams) -> go.Heatmap:
-    lines = "step" if params.by == "step" else "part"
-    order = list(dict.fromkeys(part[lines]))
-    grid = part.pivot(index=lines, columns="position", values="log").loc[order]
+def _heatmap(part: pd.DataFrame, below: str) -> go.Heatmap:
+    order = list(dict.fromkeys(part[below]))
+    grid = part.pivot(index=below, columns="position", values="log").loc[order]
     return go.Heatmap(
         z=grid.to_numpy(np.float32),
         x=grid.columns.tolist(),
         y=[str(name) for name in order],
-        text=part.pivot(index=lines, columns="position", values="value").loc[order].to_numpy(),
+        text=part.pivot(index=below, columns="position", values="value").loc[order].to_numpy(),
         coloraxis="coloraxis",
-        hovertemplate=f"token %{{x}}, {lines} %{{y}}: %{{text:.3g}}<extra></extra>",
+        hovertemplate=f"token %{{x}}, {below} %{{y}}: %{{text:.3g}}<extra></extra>",
     )
 
 
-def _ends(logs: pd.Series) -> tuple[float, float]:
-    """The ends of the colour scale: whole powers of ten around all but the smallest values."""
+def _scale(logs: pd.Series, title: str, theme: Theme) -> dict[str, Any]:
+    """Whole powers of ten around all but the smallest values, five of them named at most."""
     known = logs.dropna()
-    if not len(known):
-        return -1.0, 1.0
-    return float(np.floor(known.quantile(0.05))), float(max(np.ceil(known.max()), known.min() + 1))
+    low, high = -1.0, 1.0
+    if len(known):
+        low = float(np.floor(known.quantile(0.05)))
+        high = float(max(np.ceil(known.max()), known.min() + 1))
+    powers = list(range(int(np.ceil(low)), int(np.floor(high)) + 1))
+    powers = powers[:: max(1, len(powers) // 4)]
+    ticks = {"tickvals": powers, "ticktext": [_power(k) for k in powers]}
+    bar = colour_bar(theme, title, **ticks)
+    return {"colorscale": SEQUENTIAL, "cmin": low, "cmax": high, "colorbar": bar}
 
 
 def _power(exponent: int) -> str:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.errors import InvalidValueError
 from workbench.figures._base import Figure
 from workbench.figures._checkpoints import Checkpoint, of_checkpoint, where
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._params import Params
+from workbench.figures._reached import require_positive
 from workbench.figures._style import Theme
 from workbench.figures._text import escape, seeds_and
 from workbench.rows import TokenMover
@@ -43,8 +43,7 @@ class TokenMoversParams(Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tokens < 1:
-            raise InvalidValueError(f"tokens must be at least 1, not {self.tokens}.")
+        require_positive("tokens", self.tokens)
 
 
 def data(frames: Frames, params: TokenMoversParams) -> pd.DataFrame:

@@ -10,18 +10,16 @@ from typing import Any, Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.errors import InvalidValueError
 from workbench.figures._base import Figure
 from workbench.figures._checkpoints import Checkpoint, of_checkpoint, where
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._params import Params
 from workbench.figures._profiles import draw, profiles
+from workbench.figures._reached import REACHED, require_positive
 from workbench.figures._style import Theme
 from workbench.figures._text import seeds_and
 from workbench.rows import TokenStatistics
 
-REACHED = 0.5
-"""Share of the prompts whose response must reach a position for it to be shown."""
 AXES = {
     "entropy": "entropy, nats",
     "nll": "−log p of the answer’s token, nats",
@@ -49,8 +47,7 @@ class TokenProfileParams(Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.positions is not None and self.positions < 1:
-            raise InvalidValueError(f"positions must be at least 1, not {self.positions}.")
+        require_positive("positions", self.positions)
 
 
 def data(frames: Frames, params: TokenProfileParams) -> pd.DataFrame:
