@@ -7,7 +7,8 @@ from tests import tiny
 from tests.activations.models import batch
 from workbench.activations import HookedLM
 from workbench.host_copies import HostCopies
-from workbench.recording import Part, Recorder
+from workbench.kept_rows import KeptRows
+from workbench.recording import Recorder
 from workbench.recordings import Recording
 
 
@@ -24,7 +25,7 @@ def test_rows_on_the_host_are_taken_as_they_are():
 def test_side_stream_equals_waiting(tmp_path, positions, dtype):
     model = tiny.llama(num_hidden_layers=12).cuda()
     lm = HookedLM(model)
-    part, sites = Part.of(batch(), positions), lm.sites
+    part, sites = KeptRows.of(batch(), positions), lm.sites
     for _ in range(20):  # memory is used again and again
         with torch.no_grad():
             rows = part.rows(lm, sites, dtype, lm)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from tests import tiny
 from tests.test_recording_faults import require_same_files
-from workbench import cli, panel_recording
+from workbench import cli, recording_plan
 from workbench.activations import HookedLM
 from workbench.data import Example, encode
 from workbench.errors import (
@@ -26,10 +26,11 @@ from workbench.errors import (
     SiteError,
     UnknownNameError,
 )
-from workbench.models import save
-from workbench.panel_recording import Plan, record_texts
+from workbench.models import load, save
+from workbench.panel_recording import record_texts
 from workbench.positions import Mask
 from workbench.prompt_sets import PromptSet, Text
+from workbench.recording_plan import Plan
 from workbench.recordings import Recording
 
 SITES = ("resid_post", "attn_out.1", "embed")
@@ -117,7 +118,7 @@ def stop_at(n, done, total):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_it_goes_on_where_it_was_stopped(model, tmp_path, workers, monkeypatch):
-    monkeypatch.setattr(panel_recording, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(recording_plan, "FLUSH_SECONDS", 0.0)
     made = plan(model, positions="all")
     record_texts(made, tmp_path / "whole")
     for n in (1, 3):
@@ -139,7 +140,7 @@ def test_it_goes_on_where_it_was_stopped(model, tmp_path, workers, monkeypatch):
 def record_here(start, folder, workers, begun):
     """A recording in a process that will be killed."""
     torch.set_num_threads(1)
-    panel_recording.FLUSH_SECONDS = 0.0
+    recording_plan.FLUSH_SECONDS = 0.0
     begun.value = 1
     record_texts(plan(start, batch_size=1, positions="all"), folder, workers=workers)
 
@@ -233,9 +234,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(model, tmp_pa
 
 
 def test_upper_blocks_and_head_are_not_run(model, tmp_path):
-    opened = panel_recording.Opened(
-        plan(model, sites=("resid_post.0",)), panel_recording.load(model)
-    )
+    opened = recording_plan.Opened(plan(model, sites=("resid_post.0",)), load(model))
     assert opened._depth == 1
     ran = []
     for i, block in enumerate(opened.lm.parts.blocks):
@@ -244,7 +243,7 @@ def test_upper_blocks_and_head_are_not_run(model, tmp_path):
         list(opened.record(writer, opened.plan.batches))
     assert set(ran) == {0}
     for sites, depth in ((("embed",), 1), (("resid_post",), 3), (("ln_final",), None)):
-        assert panel_recording.Opened(plan(model, sites=sites), opened.loaded)._depth == depth
+        assert recording_plan.Opened(plan(model, sites=sites), opened.loaded)._depth == depth
 
 
 def test_an_adapter_directory(model, tmp_path):
@@ -300,7 +299,7 @@ def test_texts_without_response_have_no_response_to_record(model, tmp_path):
 
 
 def test_what_was_begun_otherwise_is_not_continued(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(panel_recording, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(recording_plan, "FLUSH_SECONDS", 0.0)
     with pytest.raises(Stop):
         record_texts(plan(model), tmp_path / "r", progress=partial(stop_at, 2))
     for change, message in (

@@ -1,7 +1,6 @@
 """A model that two processes share (FSDP2) is recorded as if one process had it all."""
 
 import os
-import socket
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from tests import tiny
 from tests.activations.models import batch
+from tests.two_processes import spawned
 from workbench.activations import HookedLM
 from workbench.errors import RecordingError
 from workbench.positions import Mask
@@ -82,12 +82,7 @@ def worker(rank, port, folder):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, str(folder)), nprocs=2)
-    return folder
+    return spawned(worker, tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

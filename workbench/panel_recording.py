@@ -5,140 +5,28 @@ process uses the same number of threads (`OMP_NUM_THREADS`, 1 unless set). So th
 the same to the last bit however many processes make them and however often they are interrupted.
 """
 
-import re
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from workbench.activations import HookedLM
-from workbench.data import Batch, Example, encode, tokenizer_digest
 from workbench.errors import InvalidValueError, RecordingError, WorkbenchWarning
-from workbench.models import Loaded, best_device, digest_of, load
+from workbench.models import digest_of
 from workbench.parallel import Done, Job, run_jobs, threads
-from workbench.positions import Mask, Positions
-from workbench.prompt_sets import PromptSet
-from workbench.recording import Part, site_widths, undisturbed
-from workbench.recording_budget import Estimate, shown
+from workbench.recording_budget import shown
 from workbench.recording_manifest import Layout
-from workbench.recording_writer import Dtype, RecordingWriter
+from workbench.recording_plan import STEP, Plan, loaded_model, opened
+from workbench.recording_writer import RecordingWriter
 from workbench.recordings import Recording, is_recording
-from workbench.states import require_room
 
-FLUSH_SECONDS = 5.0
-"""What a crash can cost. A flush waits for the disk and writes the manifest anew."""
 PART = 8
 """Batches that a worker takes at a time."""
 PARTS = ".parts-"
 """How a folder begins that holds what workers have recorded and the files do not hold yet."""
-BLOCK = re.compile(r"blocks\.(\d+)\.")
-STEP = 0
-"""A model that is not being trained is at this step."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to record of which texts; enough for a worker to do its part."""
-
-    texts: PromptSet
-    model: str
-    """As in `models.load`."""
-    sites: tuple[str, ...] = ("resid_post",)
-    """Patterns as in `HookedLM.resolve`."""
-    positions: Positions | Mask = "last_prompt"
-    dtype: Dtype = "bf16"
-    batch_size: int = 16
-    template: str | None = None
-    """Chat template instead of the model's own."""
-    max_length: int | None = None
-    """Cut responses so that text has so many tokens at most."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InvalidValueError(f"batch_size must be at least 1, not {self.batch_size}.")
-        needs = str(self.positions).split(":")[0] in ("response", "mean_response")
-        mute = [text.id for text in self.texts.texts if not text.response] if needs else []
-        if mute:
-            raise InvalidValueError(
-                f"positions={self.positions!r}, but {len(mute)} texts have no response, the first "
-                f"is {mute[0]!r}. Record last_prompt or prompt, or give responses."
-            )
-
-    @cached_property
-    def batches(self) -> list[list[Example]]:
-        """The texts in their order, as they go through the model."""
-        texts = [Example(x.id, x.prompt, x.response) for x in self.texts.texts]
-        return [texts[i : i + self.batch_size] for i in range(0, len(texts), self.batch_size)]
-
-
-class Opened:
-    """A plan with its model: batches become rows."""
-
-    def __init__(self, plan: Plan, loaded: Loaded):
-        self.plan, self.loaded = plan, loaded
-        self.lm = HookedLM(loaded.model)
-        self.sites = self.lm.resolve(*plan.sites)
-        blocks = [int(found[1]) + 1 for site in self.sites if (found := BLOCK.match(site))]
-        above = any(not BLOCK.match(site) and site != "hook_embed" for site in self.sites)
-        self._depth = None if above else max(blocks, default=1)
-
-    def layout(self, examples: Sequence[Example]) -> Layout:
-        """The rows that a batch will give.
-
-        Raises:
-            InvalidValueError: a text is longer than the model's context, or has no such token.
-        """
-        batch = self._encode(examples)
-        require_room(self.lm, batch)
-        return Layout(batch.examples, tuple(Part.of(batch, self.plan.positions).lengths))
-
-    def estimate(self, layouts: Sequence[Layout]) -> Estimate:
-        """How many bytes it will be."""
-        rows = sum(sum(layout.lengths) for layout in layouts)
-        examples = sum(len(layout.examples) for layout in layouts)
-        return Estimate(site_widths(self.lm, self.sites), examples, rows, 1, self.plan.dtype)
-
-    def record(
-        self, writer: RecordingWriter, batches: Sequence[Sequence[Example]]
-    ) -> Iterator[int]:
-        """Append batches, flushed every few seconds; how many are done, after each."""
-        flushed = time.monotonic()
-        run = partial(self.lm.stream, blocks=self._depth)
-        for done, examples in enumerate(batches, 1):
-            part = Part.of(self._encode(examples), self.plan.positions)
-            with undisturbed(self.lm.model):
-                acts = part.rows(self.lm, self.sites, self.plan.dtype, run)
-            writer.append(STEP, part.batch.examples, part.lengths, acts)
-            if time.monotonic() - flushed > FLUSH_SECONDS:
-                writer.flush()
-                flushed = time.monotonic()
-            yield done
-
-    def writer(self, folder: Path, max_bytes: int | None = None) -> RecordingWriter:
-        """A recording of this plan, begun or continued."""
-        plan = self.plan
-        return RecordingWriter(
-            folder,
-            self.sites,
-            positions=plan.positions,
-            dtype=plan.dtype,
-            model=self.loaded.digest,
-            tokenizer=tokenizer_digest(self.loaded.tokenizer),
-            panel=plan.texts.identity,
-            cut=plan.max_length,
-            max_bytes=max_bytes,
-            resume=True,
-        )
-
-    def _encode(self, examples: Sequence[Example]) -> Batch:
-        return encode(self.loaded.tokenizer, examples, max_length=self.plan.max_length)
 
 
 def record_texts(
@@ -172,20 +60,20 @@ def record_texts(
     if workers < 1:
         raise InvalidValueError(f"workers must be at least 1, not {workers}.")
     with _threads():
-        opened = _opened(plan, digest_of(plan.model))
-        layouts = [opened.layout(batch) for batch in plan.batches]
-        estimate = opened.estimate(layouts)
+        ready = opened(plan, digest_of(plan.model))
+        layouts = [ready.layout(batch) for batch in plan.batches]
+        estimate = ready.estimate(layouts)
         say(f"{estimate}{'' if max_bytes is None else f' (at most {shown(max_bytes)} allowed)'}")
         held = _size(folder)
         estimate.require(max_bytes, folder, held)
         with _quietly():
-            writer = opened.writer(folder, max_bytes)
+            writer = ready.writer(folder, max_bytes)
         with writer:
             if writer.dropped:
                 say(f"Continued from its last flush. {writer.dropped}")
             done = _begun(writer, layouts)
             if workers == 1:
-                for more in opened.record(writer, plan.batches[done:]):
+                for more in ready.record(writer, plan.batches[done:]):
                     progress(done + more, len(layouts))
             else:
                 _together(plan, writer, done, workers, progress)
@@ -243,12 +131,12 @@ def _together(
 def record_part(plan: Plan, folder: Path) -> None:
     """Record some batches, which the folder's name says, into a recording of their own."""
     start, stop = map(int, folder.name.split("-"))
-    opened = _opened(plan, digest_of(plan.model))
+    ready = opened(plan, digest_of(plan.model))
     with _quietly():
-        writer = opened.writer(folder)
+        writer = ready.writer(folder)
     with writer:
         begun = start + len(writer.manifest.entries)
-        for _ in opened.record(writer, plan.batches[begun:stop]):
+        for _ in ready.record(writer, plan.batches[begun:stop]):
             pass
 
 
@@ -265,16 +153,6 @@ def _take_over(writer: RecordingWriter, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-@lru_cache(maxsize=1)
-def _loaded(model: str, template: str | None, digest: str) -> Loaded:
-    return load(model, device=best_device(model), chat_template=template)
-
-
-def _opened(plan: Plan, digest: str) -> Opened:
-    """The plan with its model, which a process loads once as long as its files do not change."""
-    return Opened(plan, _loaded(plan.model, plan.template, digest))
-
-
 def _size(folder: Path) -> int:
     """Bytes that a recording takes already."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -289,7 +167,7 @@ def _threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-        _loaded.cache_clear()
+        loaded_model.cache_clear()
 
 
 @contextmanager

@@ -5,43 +5,28 @@ with one and without gives the same weights to the last bit. Where several proce
 (FSDP2), all of them call it: each takes part in the forward passes, the first one writes.
 """
 
-import hashlib
-from collections.abc import Callable, Container, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Container, Sequence, Sized
 from functools import partial
-from inspect import signature
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
-from workbench.activations import HookedLM, evaluating
+from workbench.activations import HookedLM
+from workbench.closing import Closing
 from workbench.data import Batch
 from workbench.errors import InvalidValueError, RecordingError, WorkbenchError
-from workbench.host_copies import HostCopies
-from workbench.positions import (
-    Mask,
-    Positions,
-    kept_index,
-    kept_positions,
-    mean_kept,
-    rows_kept,
-)
+from workbench.kept_rows import KeptRows, site_widths, tokens_digest, undisturbed, without_logits
+from workbench.positions import Mask, Positions, kept_positions
 from workbench.processes import from_first, is_first
 from workbench.recording_budget import Estimate
 from workbench.recording_writer import RecordingWriter
-from workbench.stored_tensors import TORCH, Dtype
+from workbench.stored_tensors import Dtype
 
 __all__ = ["Dtype", "Mask", "Positions", "Recorder", "RecordingWriter", "kept_positions"]
 
-Run = Callable[[Batch], Any]
-"""One forward pass."""
 
-
-class Recorder:
+class Recorder(Closing):
     """Records a panel's activations at chosen sites, positions and optimiser steps.
 
     Args:
@@ -87,7 +72,7 @@ class Recorder:
                 f"a panel needs examples with different ids, and every must be at least 1; given "
                 f"{len(ids)} examples with {len(set(ids))} ids, every={every}."
             )
-        self._parts = [Part.of(batch, positions) for batch in panel]
+        self._parts = [KeptRows.of(batch, positions) for batch in panel]
         self._patterns, self._dtype, self._max_bytes = tuple(sites), dtype, max_bytes
         self._every, self._at = every, at
         self._open = partial(
@@ -132,7 +117,7 @@ class Recorder:
         refused: WorkbenchError | None = None
         with undisturbed(lm.model):
             for part in self._parts:
-                acts = part.rows(lm, sites, self._dtype, partial(lm, **_no_logits(lm)))
+                acts = part.rows(lm, sites, self._dtype, partial(lm, **without_logits(lm)))
                 if self._writer is not None and refused is None:
                     try:
                         self._writer.append(step, part.batch.examples, part.lengths, acts)
@@ -193,100 +178,3 @@ class Recorder:
         """Stop recording without completing it; every step recorded so far is readable."""
         if self._writer is not None:
             self._writer.abandon()
-
-    def __enter__(self) -> "Recorder":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Leave random numbers and training modes as they were."""
-    cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(cuda)), evaluating(model):
-        yield
-
-
-class Part:
-    """A batch and which of its tokens are kept."""
-
-    def __init__(self, batch: Batch, keep: Bool[Tensor, "batch pos"], positions: Positions | Mask):
-        self.batch, self._keep = batch, keep
-        self.lengths = rows_kept(keep, positions)
-        """Rows that each example gives."""
-        self._mean = positions == "mean_response"
-        self._chosen: dict[torch.device, Tensor] = {}
-
-    @classmethod
-    def of(cls, batch: Batch, positions: Positions | Mask) -> "Part":
-        """Up to the last kept token: a causal model's later ones cannot change it.
-
-        Raises:
-            UnknownNameError: no such choice of positions.
-            InvalidValueError: an example has no such token.
-        """
-        keep = kept_positions(batch, positions)
-        stop = int(keep.any(0).nonzero().max()) + 1
-        ids, real, scored = batch.input_ids, batch.attention_mask, batch.response_mask
-        cut = Batch(ids[:, :stop], real[:, :stop], scored[:, :stop], batch.examples)
-        return cls(cut, keep[:, :stop], positions)
-
-    def rows(
-        self, lm: HookedLM, sites: Sequence[str], dtype: Dtype, run: Run
-    ) -> dict[str, Float[Tensor, "row d_model"]]:
-        """The kept rows at each site, on the host, from one forward pass."""
-        if lm.parts.device.type == "cuda":
-            copies, stored = HostCopies(), TORCH[dtype]
-            with lm.record(
-                *sites, select=lambda x, name: copies.take(name, self._take(x).to(stored))
-            ):
-                run(self.batch)
-            return copies.wait()
-        with lm.record(*sites, select=lambda x, _: self._take(x), to=TORCH[dtype]) as acts:
-            run(self.batch)
-        return dict(acts)
-
-    def _take(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "row d_model"]:
-        """The kept rows of an activation, wherever it is; never a view of it."""
-        if x.device not in self._chosen:
-            chosen = self._keep if self._mean else kept_index(self._keep)
-            self._chosen[x.device] = chosen.to(x.device)
-        chosen = self._chosen[x.device]
-        return mean_kept(x, chosen) if self._mean else x.flatten(0, 1).index_select(0, chosen)
-
-
-def site_widths(lm: HookedLM, sites: Sequence[str]) -> dict[str, int]:
-    """How many numbers a row has at each site, from a forward pass of one token."""
-    one = torch.ones(1, 1, dtype=torch.bool)
-    token = Batch(one.long(), one, ~one, ("one token",))
-    with undisturbed(lm.model), lm.record(*sites, select=lambda x, _: x[:0]) as acts:
-        lm(token, **_no_logits(lm))
-    return {site: acts[site].shape[-1] for site in sites}
-
-
-def _no_logits(lm: HookedLM) -> dict[str, Any]:
-    """Logits over the vocabulary are not needed: ask for one position's, where possible."""
-    takes = signature(lm.parts.base.forward).parameters
-    return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-
-
-def tokens_digest(panel: Sequence[Batch]) -> str:
-    """Digest of the token ids of a panel's examples and of which of them are responses."""
-    digest = hashlib.sha256()
-    for batch in panel:
-        rows = zip(
-            batch.examples, batch.input_ids, batch.attention_mask, batch.response_mask, strict=True
-        )
-        for name, ids, real, response in rows:
-            digest.update(repr((name, ids[real].tolist(), response[real].tolist())).encode())
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ itself: a manifest that was changed by a hand or a bad disk is refused, not beli
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,32 @@ def _checked(raw: dict[str, Any]) -> Manifest:
         if len(site["crc32"]) != -(-size // CHUNK_BYTES):
             raise ValueError(f"{name} has {len(site['crc32'])} checksums for {size} bytes")
     return manifest
+
+
+def require_same(folder: Path, old: Manifest, new: Manifest, sites: Sequence[str]) -> None:
+    """Refuse to continue a recording as what it is not.
+
+    Raises:
+        RecordingError: its description or its sites are others, which are named.
+    """
+    for what in ("positions", "dtype", "model", "tokenizer", "panel", "cut", "tokens"):
+        one, two = (_short(getattr(manifest, what)) for manifest in (old, new))
+        if one != two:
+            raise RecordingError(f"cannot continue {folder}: its {what} is {one!r}, not {two!r}.")
+    if old.sites and set(old.sites) != set(sites):
+        gone = ", ".join(sorted({*old.sites} - {*sites})) or "no others"
+        more = ", ".join(sorted({*sites} - {*old.sites})) or "no others"
+        raise RecordingError(
+            f"cannot continue {folder}: it records {gone}; asked for were {more}. Sites cannot "
+            "change on the way."
+        )
+
+
+def _short(value: Any) -> Any:
+    """A panel by its name, version and digest; anything else as it is."""
+    if isinstance(value, dict):
+        return f"{value['name']} {value['version']} ({value['sha256']:.12})"
+    return value
 
 
 def row_file(folder: Path, manifest: Manifest, site: str) -> RowFile:

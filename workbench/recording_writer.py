@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from workbench.closing import Closing
 from workbench.errors import InvalidValueError, RecordingError, RunError, WorkbenchWarning
 from workbench.files import PARTIAL, Lock
 from workbench.positions import Mask, Positions
@@ -20,6 +20,7 @@ from workbench.recording_manifest import (
     Layout,
     Manifest,
     load_manifest,
+    require_same,
     row_file,
     save_manifest,
 )
@@ -30,7 +31,7 @@ from workbench.stored_tensors import TORCH, Dtype, encoded
 __all__ = ["TORCH", "Dtype", "RecordingWriter"]
 
 
-class RecordingWriter:
+class RecordingWriter(Closing):
     """Writes a recording (format: `recordings`), durable up to the last `flush`.
 
     One writer at a time: it holds a lock that dies with its process.
@@ -116,20 +117,8 @@ class RecordingWriter:
                 f"{self.folder} already holds a recording. Choose another folder, or continue it "
                 "with resume=True."
             )
-        old, new = load_manifest(self.folder), self.manifest
-        for what in ("positions", "dtype", "model", "tokenizer", "panel", "cut", "tokens"):
-            one, two = (_short(getattr(manifest, what)) for manifest in (old, new))
-            if one != two:
-                raise RecordingError(
-                    f"cannot continue {self.folder}: its {what} is {one!r}, not {two!r}."
-                )
-        if old.sites and set(old.sites) != set(self.sites):
-            gone = ", ".join(sorted({*old.sites} - {*self.sites})) or "no others"
-            more = ", ".join(sorted({*self.sites} - {*old.sites})) or "no others"
-            raise RecordingError(
-                f"cannot continue {self.folder}: it records {gone}; asked for were {more}. Sites "
-                "cannot change on the way."
-            )
+        old = load_manifest(self.folder)
+        require_same(self.folder, old, self.manifest, self.sites)
         self.manifest = replace(old, complete=False)
         self._repair(old)
 
@@ -289,24 +278,3 @@ class RecordingWriter:
         for writer in self._writers.values():
             writer.abandon()
         self._lock.release()
-
-    def __enter__(self) -> "RecordingWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
-
-
-def _short(value: Any) -> Any:
-    """A panel by its name, version and digest; anything else as it is."""
-    if isinstance(value, dict):
-        return f"{value['name']} {value['version']} ({value['sha256']:.12})"
-    return value

@@ -1,7 +1,6 @@
 """Two processes that share a batch train as one process does that has all of it."""
 
 import os
-import socket
 from unittest.mock import patch
 
 import pytest
@@ -10,6 +9,7 @@ import torch.multiprocessing
 
 from tests import tiny
 from tests.test_defences import streams
+from tests.two_processes import spawned
 from workbench.defences.t_vaccine import TVaccine
 from workbench.defences.vaccine import Vaccine
 from workbench.optimisation import Fit
@@ -63,11 +63,7 @@ def worker(rank, port, folder):
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """Weights by method and process."""
-    folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, str(folder)), nprocs=2)
+    folder = spawned(worker, tmp_path_factory.mktemp("processes"))
     return {
         name: [torch.load(folder / f"{name}.{rank}") for rank in (0, 1)]
         for name in (*METHODS, "alone")

@@ -60,7 +60,8 @@ class Record(Command):
         from workbench.recording_budget import parse_bytes, shown
 
         limit = parse_bytes(self.max_bytes)  # a mistake ends here, before torch loads
-        from workbench.panel_recording import Plan, contents, record_texts
+        from workbench.panel_recording import contents, record_texts
+        from workbench.recording_plan import Plan
 
         def say(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
