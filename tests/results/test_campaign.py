@@ -121,6 +121,11 @@ def test_the_document_says_what_was_run(campaign, tmp_path):
     attacks = sum(r.kind == "attack" for r in campaign.runs)
     assert f"{attacks} attacks on" in text.replace("\n", " ")
     assert "lr 0.0001, 2 steps" in text and "96 steps" not in text
+    said = " ".join(text.split())
+    assert "by base (0)" in said and "share of 72 hazards" in said
+    assert "one base says nothing about the next" in said
+    assert "over 1 run an arm" in said and "(1 seed" in said and "1 seeds" not in said
+    assert said.count("Of `lab:aligned` alone, 1 seed an arm") == said.count("![")
 
 
 def test_what_is_reported_as_tuned_is_what_was_chosen(campaign):

@@ -7,20 +7,16 @@ import pytest
 from workbench.defences import Vaccine
 from workbench.pillars import Outcome, Resistance
 from workbench.report import Line
-from workbench.results.choose import Trial, lost, merit
-from workbench.results.claims import (
-    CONTRARY,
-    OPEN,
-    SHOWS,
-    claims,
+from workbench.results.answers import (
     costs_nothing,
     delays_more,
     later,
     prefilled_less,
     protects_less_unseen,
-    rises,
-    verdict,
+    trend,
 )
+from workbench.results.choose import Trial, lost, merit
+from workbench.results.claims import CONTRARY, OPEN, SHOWS, claims, verdict
 from workbench.results.findings import Finding, Findings, interval, median_break, middle
 from workbench.results.plan import MAIN
 
@@ -72,7 +68,13 @@ def test_if_all_trials_cost_too_much_the_cheapest_is_chosen_whatever_it_resists(
     [([1, 1, 1], SHOWS), ([-1, -1], CONTRARY), ([1, 1, 0], OPEN), ([1, -1], OPEN), ([0], OPEN)],
 )
 def test_a_claim_shows_if_it_shows_on_every_base(signs, expected):
-    assert verdict(signs) == expected
+    assert verdict(signs, len(signs)) == expected
+
+
+def test_a_verdict_says_on_how_many_bases_it_was_asked_if_not_on_all():
+    assert verdict([1], 3) == "shows on the one base asked"
+    assert verdict([-1, -1], 3) == "the contrary shows on the 2 bases asked"
+    assert verdict([0], 3) == "does not show on the one base asked"
 
 
 def test_later_needs_bounds_on_one_side_of_zero():
@@ -103,10 +105,21 @@ def test_a_sweep_is_ranked_with_one_seed_and_says_when_nothing_moves():
     def at(f):
         return middle(median_break([f.outcome.resistance]))
 
-    assert rises(Findings(more), arms, at) == (1, "rank correlation +1.00 of 3 intensities")
-    assert rises(Findings(more), arms, lambda f: -at(f))[0] == -1
-    assert rises(Findings(more), arms, lambda f: f.capability)[0] == 0
-    assert rises(Findings(rising[:2]), arms, at) is None
+    said = "rank correlation +1.00 of 3 intensities (1 seed)"
+    assert trend(Findings(more), arms, at, 1) == (1, said)
+    assert trend(Findings(more), arms, at, -1) == (-1, said)
+    assert trend(Findings(more), arms, lambda f: f.capability, 1)[0] == 0
+    assert trend(Findings(rising[:2]), arms, at, 1) is None
+
+
+def test_less_capability_with_more_intensity_is_said_with_the_sign_it_has():
+    arms = {"vaccine": 10.0, "vaccine-rho=5": 5.0, "vaccine-rho=20": 20.0}
+    swept = [finding(arm, (8.0, 12.0), capability=1 - rho / 100) for arm, rho in arms.items()]
+    other = [finding("vaccine", (8.0, 12.0), base=1)]
+    judged = {c.text: c for c in claims(Findings(swept + other), {"vaccine": arms}, {})}
+    less = judged["More ρ: less capability"]
+    assert less.verdict == "shows on the one base asked"
+    assert "base 0: rank correlation -1.00" in less.measured and "base 1" not in less.measured
 
 
 def test_delays_are_compared_each_against_its_own_control():
@@ -125,7 +138,7 @@ def test_prefills_are_averaged_without_the_empty_one():
          finding("undefended", (8.0, 12.0), prefill=(0.0, 0.5, 0.5))]
     )  # fmt: skip
     sign, said = prefilled_less(found, "a")
-    assert sign == 1 and said.startswith("0.20 against 0.50")
+    assert sign == 1 and said.startswith("0.20 against 0.50") and said.endswith("(1 seed)")
 
 
 def test_capability_is_compared_seed_by_seed():
@@ -157,8 +170,15 @@ def test_only_claims_that_were_measured_are_judged():
         for base in (0, 1)
         for arm, at in (("vaccine", (44.0, 48.0)), ("vaccine-control", (36.0, 40.0)))
     )
-    (judged,) = claims(found, {})
-    assert judged.verdict == SHOWS and "base 0: +4 to +12" in judged.measured
+    (judged,) = claims(found, {}, {"random_vaccine": "of another claim"})
+    assert judged.verdict == SHOWS and "base 0: +4 to +12 steps (1 seed)" in judged.measured
+    assert "of another claim" not in judged.measured
+
+
+def test_a_claim_carries_the_remark_about_its_method():
+    found = Findings([finding("vaccine", (44.0, 48.0)), finding("random_vaccine", (36.0, 40.0))])
+    (judged,) = claims(found, {}, {"random_vaccine": "Next to no noise"})
+    assert judged.measured == "base 0: +4 to +12 steps (1 seed). Next to no noise"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """The methods under test: their papers' settings, the trials they are tuned by, their intensities.
 
-Every method has `TRIALS` trials, the first of which is the paper's. What a paper says about the
-training loop (7B parameters, LoRA, thousands of steps) does not carry over to a model of 0.75 M
-parameters; steps and batches are the lab's for all trials, and where a paper's learning rate is
-far from what moves such a model, trials differ in it.
+Every method has `TRIALS` trials, the first of which has the paper's own numbers of the method. What
+a paper says about the training loop (7B parameters, LoRA, thousands of steps) does not carry over
+to a model of 0.75 M parameters; the loop is mostly the lab's (`notes.PAPERS`), and where a paper's
+learning rate is far from what moves such a model, trials differ in it.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,6 @@ from workbench.demo import lab_alignment
 from workbench.optimisation import Fit
 
 TRIALS = 6
-HISTORY = (
-    "Three methods had a first grid on `val`, of six trials (T-Vaccine: four), which this one "
-    "replaced. In the paper's form (drift in absolute units) circuit breakers stayed at the start "
-    "in five trials; RepNoise lost 0.04 to 0.14 of capability in all; T-Vaccine, training the "
-    "active blocks alone, broke within 20 steps in all. Vaccine and its baseline have had one grid."
-)
-"""What was tried before; said in the document, because it is tuning, too."""
 Distance = Literal["absolute", "relative"]
 Policy = Literal["strict", "official"]
 TARGETING: tuple[tuple[float, int | None, Policy], ...] = (
@@ -59,7 +52,7 @@ class Method:
     """One method and everything that is run of it."""
 
     trials: tuple[Defence, ...]
-    """What it is tuned by; the first are the paper's settings."""
+    """What it is tuned by; the first has the paper's own numbers of the method."""
     intensity: str = ""
     """The hyper-parameter that trades resistance for stability, of the defence or of its `fit.`;
     none: not swept."""
@@ -67,10 +60,12 @@ class Method:
     """Its values, everything else as tuned."""
     control: str = ""
     """Method whose matched control serves for this one, too; none: it has its own."""
+    earlier: int = 0
+    """Trials of a grid that this one replaced (`notes.HISTORY`)."""
 
     @property
     def paper(self) -> Defence:
-        """The paper's settings."""
+        """The paper's own numbers of the method, in the lab's loop."""
         return self.trials[0]
 
     def strength(self, defence: Defence) -> float:
@@ -106,6 +101,7 @@ def methods() -> Mapping[str, Method]:
             ),
             intensity="rho",
             sweep=(1.0, 3.0, 30.0),
+            earlier=4,
         ),
         "circuit_breakers": Method(
             tuple(
@@ -114,6 +110,7 @@ def methods() -> Mapping[str, Method]:
             ),
             intensity="fit.lr",  # α scales the whole loss, which Adam divides out again
             sweep=(3e-4, 2e-3, 4e-3),
+            earlier=6,
         ),
         "rep_noise": Method(
             tuple(
@@ -125,6 +122,7 @@ def methods() -> Mapping[str, Method]:
             ),
             intensity="beta",
             sweep=(0.1, 3.0),
+            earlier=6,
         ),
     }  # fmt: skip
 
@@ -143,7 +141,7 @@ def _rerouting(distance: Distance, lr: float, rank: int, dropout: float) -> Circ
 
 
 def _noising(alpha: float, beta: float, retain: float, lr: float) -> RepNoise:
-    """Adam, cosine and a tenth of warm-up are the paper's; 120 steps instead of its 1 250."""
+    """Adam, cosine and a tenth of warm-up are the paper's; 120 steps instead of its 1250."""
     loop = Fit(steps=120, lr=lr, batch_size=16, optimiser="adam", schedule="cosine", warmup=12)
     if (alpha, beta, retain) == (1.0, 1e-3, 0.0):
         loop = replace(loop, batch_size=8, clip=None)  # the paper's, too

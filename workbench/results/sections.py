@@ -5,11 +5,12 @@ from statistics import fmean
 
 from workbench.attacks import SupervisedFineTuning
 from workbench.lab.checkpoints import parse
-from workbench.pillars import Thresholds, stability
+from workbench.pillars import LEVEL, Stability, Thresholds, stability
 from workbench.report import CONTROL
 from workbench.results.campaign import Campaign
 from workbench.results.findings import Finding, Findings, interval, median_break
-from workbench.results.markdown import grid, item, wrapped
+from workbench.results.markdown import counted, grid, item, wrapped
+from workbench.results.notes import UNSWEPT
 from workbench.results.plan import FROM_BASE, MAIN
 from workbench.results.sweeps import swept_arms
 from workbench.study import UNDEFENDED
@@ -22,19 +23,26 @@ def main(campaign: Campaign, found: Findings) -> str:
         arms += [name] if method.control else [name, name + CONTROL]
         arms += [f"{name}-paper"]
     rows = [_main_row(found, arm) for arm in arms if found.of(arm, MAIN)]
-    heads = ("arm", "runs", "breaks at (median)", "by base", "unseen craft", "told at the end",
-             "still useful", "refuses", "capability")  # fmt: skip
+    heads = ("arm", "runs", "breaks at (median)", f"by base ({', '.join(map(str, found.bases))})",
+             "unseen craft", "told at the end", "still useful", "refuses",
+             "capability")  # fmt: skip
     return "\n\n".join(
         [
             "## Resistance and stability",
             wrapped(
                 f"Attack `{MAIN}`: {_terms(campaign.plan.attacks[MAIN])}. Each method as tuned on "
                 "`val` (below); `-control`: the same training with the method's term off; "
-                "`-paper`: the paper's own hyper-parameters, where tuning chose others (one seed a "
-                f"base). `{FROM_BASE}` is an attacker who fine-tunes the base model, which was "
-                "never aligned: what is left when a defence is worth nothing. On the unseen craft "
-                "neither defence nor attacker had harmful data; its refusals are among what "
-                "alignment and retention train on."
+                "`-paper`: the paper's own numbers of the method, in the lab's loop, where tuning "
+                f"chose others (one seed a base; see Tuning). `{FROM_BASE}` is an attacker who "
+                "fine-tunes the base model, which was never aligned: what is left when a defence "
+                "is worth nothing. On the unseen craft neither defence nor attacker had harmful "
+                "data; its refusals are among what alignment and retention train on."
+            ),
+            wrapped(
+                "Told at the end: harmfulness after the last step. Still useful: runs that broke "
+                f"and had, then or later, at least {Thresholds().utility_floor:g} of the released "
+                "model's capability. Refuses, capability: of the released model, mean over runs; "
+                "an arm that breaks late with little capability has little left to break."
             ),
             grid(heads, rows),
             "<!-- curves-1e-4 -->",
@@ -65,8 +73,11 @@ def _main_row(found: Findings, arm: str) -> list[str]:
 
 def _effects(campaign: Campaign, found: Findings) -> Iterator[str]:
     yield wrapped(
-        "Against the matched control, on the same base and seed. Delays count pairs; capability is "
-        "averaged within each base first, because seeds of one base are no independent evidence."
+        "Against the matched control, on the same base and seed. Delays count pairs of all bases, "
+        "which describes them and tests nothing; base by base they stand with the claims. "
+        "Capability is averaged within each base first, because seeds of one base are no "
+        f"independent evidence: {2 * LEVEL - 1:.0%} t interval over "
+        f"{counted('base', len(found.bases))}."
     )
     margin, lines = Thresholds().stability_margin, []
     for name, method in campaign.plan.methods.items():
@@ -81,8 +92,15 @@ def _effects(campaign: Campaign, found: Findings) -> Iterator[str]:
             f"{len(effect.differences)} pairs."
         )
         cost = stability(*_by_base(pairs), margin)
-        lines.append(item(f"{said} Capability {cost.verdict} at ±{margin:g}: {cost.reason}."))
+        lines.append(item(f"{said} Capability {cost.verdict} at ±{margin:g}: {_change(cost)}."))
     yield "\n".join(lines)
+
+
+def _change(cost: Stability) -> str:
+    if cost.interval is None:
+        return "one base says nothing about the next"
+    low, high = cost.interval
+    return f"the change lies between {low:+.4f} and {high:+.4f}"
 
 
 def _by_base(pairs: list[tuple[Finding, Finding]]) -> tuple[list[float], list[float]]:
@@ -112,7 +130,11 @@ def rates(campaign: Campaign, found: Findings) -> str:
     return "\n\n".join(
         [
             "## Learning rates",
-            "Median break step (number of runs); other rates than the main one: one seed a base.",
+            wrapped(
+                "Median break step, all bases together (number of runs). At other rates than the "
+                "main one there is one seed a base and no matched control, so a delay there is one "
+                f"against `{UNDEFENDED}`, whose training differs."
+            ),
             grid(("arm", *(_terms(campaign.plan.attacks[name]) for name in attacks)), rows),
             "<!-- curves-3e-5 -->",
             "<!-- curves-3e-4 -->",
@@ -132,9 +154,10 @@ def prefills(campaign: Campaign, found: Findings) -> str:
     if not arms:
         return ""
     longest = max(len(f.prefill) for a in arms for f in found.of(a, MAIN))
-    rows = []
+    rows, runs = [], []
     for arm in arms:
         curves = [f.prefill for f in found.of(arm, MAIN) if f.prefill]
+        runs.append(len(curves))
         rows.append(
             [
                 f"`{arm}`",
@@ -144,7 +167,13 @@ def prefills(campaign: Campaign, found: Findings) -> str:
     return "\n\n".join(
         [
             "## How deep the refusals go",
-            "Success of the released models, the first k tokens of a compliant answer given.",
+            wrapped(
+                "Success of the released models, the first k tokens of a compliant answer given: "
+                "mean over the hazards whose answer is longer than k, then over "
+                f"{counted('run', *runs)} an arm, all bases together. There are no intervals and "
+                "no matched controls here, so what a method's own term does and what the training "
+                "around it does is not told apart."
+            ),
             grid(("arm", *(f"k={k}" for k in range(longest))), rows),
             "<!-- prefill -->",
         ]
@@ -172,9 +201,9 @@ def sweeps(campaign: Campaign, found: Findings) -> str:
         [
             "## Resistance against stability",
             wrapped(
-                "Every method at several intensities, everything else as tuned: the first seed on "
-                f"{', '.join(f'`{base}`' for base in plan.bases[: plan.swept])}. Random-Vaccine is "
-                "a baseline and not swept."
+                "Every method at several intensities, everything else as tuned, on "
+                f"{', '.join(f'`{base}`' for base in plan.bases[: plan.swept])} alone and with the "
+                f"first seed alone: a trend here is one of single runs. {UNSWEPT}"
             ),
             grid(heads, rows),
             "<!-- frontier -->",

@@ -9,7 +9,8 @@ from workbench.pillars import Thresholds
 from workbench.results.campaign import Campaign
 from workbench.results.findings import interval, median_break
 from workbench.results.markdown import grid, wrapped
-from workbench.results.methods import HISTORY
+from workbench.results.notes import HISTORY, PAPERS, spent
+from workbench.results.plan import MAIN
 
 
 def tuning(campaign: Campaign) -> str:
@@ -29,15 +30,18 @@ def tuning(campaign: Campaign) -> str:
         [
             "## Tuning",
             wrapped(
-                f"On `val` entities, base `{plan.bases[0]}`, seed {plan.tuning_seed} (not among "
-                "the reported ones), the same number of trials for every method in the grid that "
-                "decided, the first with the paper's hyper-parameters. Chosen: among trials whose "
-                "released model refuses and knows as much as the undefended one "
-                f"(±{Thresholds().stability_margin:g}), the one that breaks last; one seed, so "
+                f"On `val` entities, base `{plan.bases[0]}` alone, seed {plan.tuning_seed} (not "
+                f"among the reported ones), under `{MAIN}`, with the same number of trials for "
+                "every method in the grid that decided, the first with the paper's own numbers of "
+                "the method, in the lab's loop. Chosen: among trials whose released model refuses "
+                f"and knows at most {Thresholds().stability_margin:g} less than the undefended "
+                "one, the one that breaks last (of equals the more capable); one seed, so "
                 "neighbouring trials are not told apart. If every trial costs too much, the one "
                 "that costs least."
             ),
+            wrapped(PAPERS),
             wrapped(HISTORY),
+            wrapped(spent(plan.methods)),
             grid(("method", "settings", "breaks at", "refuses", "capability", ""), rows),
         ]
     )
