@@ -4,14 +4,11 @@ Greedy output equals that of `transformers`' `generate(do_sample=False)`, token 
 sooner where prompts or answers differ in length.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
+from workbench.activations import evaluating
 from workbench.data import generator, prompt_text
 from workbench.decoding import Decoding, Row, decode
 from workbench.errors import InvalidValueError
@@ -43,7 +40,6 @@ class _Request:
     row: Row
 
 
-@torch.no_grad()
 def generate(
     model: Any,
     tokenizer: Any,
@@ -82,7 +78,7 @@ def generate(
         frozenset(stop_ids(model, tokenizer)), max_new_tokens, temperature, return_log_probs
     )
     by_length = sorted((x.row for x in requests), key=lambda row: len(row.input_ids))
-    with _evaluating(model):
+    with evaluating(model):
         for i in range(0, len(by_length), batch_size):
             decode(model, by_length[i : i + batch_size], how)
     return [_completion(tokenizer, x, return_log_probs) for x in requests]
@@ -95,18 +91,6 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
         more = model.generation_config.eos_token_id
         ends += more if isinstance(more, list) else [more]
     return {end for end in ends if end is not None}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off; afterwards each module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _requests(

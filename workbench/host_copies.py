@@ -20,7 +20,9 @@ class HostCopies:
         if rows.device.type != "cuda":  # a part of the model that is kept on the host
             self._copies[name] = rows
             return rows.new_empty(0)
-        stream = self._streams.setdefault(rows.device, torch.cuda.Stream(rows.device))
+        if rows.device not in self._streams:
+            self._streams[rows.device] = torch.cuda.Stream(rows.device)
+        stream = self._streams[rows.device]
         stream.wait_stream(torch.cuda.current_stream(rows.device))  # the rows must be there
         copy = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
         with torch.cuda.stream(stream):

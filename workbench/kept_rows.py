@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from workbench.activations import HookedLM, evaluating
 from workbench.data import Batch
+from workbench.errors import ModelError
 from workbench.host_copies import HostCopies
 from workbench.positions import Mask, Positions, kept_index, kept_positions, mean_kept, rows_kept
 from workbench.stored_tensors import TORCH, Dtype
@@ -47,7 +48,11 @@ class KeptRows:
     def rows(
         self, lm: HookedLM, sites: Sequence[str], dtype: Dtype, run: Run
     ) -> dict[str, Float[Tensor, "row d_model"]]:
-        """The kept rows at each site, on the host, from one forward pass."""
+        """The kept rows at each site, on the host, from one forward pass.
+
+        Raises:
+            ModelError: an activation has other positions than the batch.
+        """
         if lm.parts.device.type == "cuda":
             copies, stored = HostCopies(), TORCH[dtype]
             with lm.record(
@@ -61,6 +66,13 @@ class KeptRows:
 
     def _take(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "row d_model"]:
         """The kept rows of an activation, wherever it is; never a view of it."""
+        if x.shape[:2] != self._keep.shape:  # or rows would be taken at wrong positions, silently
+            raise ModelError(
+                f"an activation of shape {tuple(x.shape)} where the batch has {len(self._keep)} "
+                f"texts of {self._keep.shape[1]} tokens: the model reads others than it is given, "
+                "such as a prompt that PEFT puts before them. Record the model without it "
+                "(disable_adapter), or a site before it (embed)."
+            )
         if x.device not in self._chosen:
             chosen = self._keep if self._mean else kept_index(self._keep)
             self._chosen[x.device] = chosen.to(x.device)

@@ -105,6 +105,7 @@ def kept_index(keep: Bool[Tensor, "batch pos"]) -> Int[Tensor, " row"]:
 def mean_kept(
     x: Float[Tensor, "batch pos d_model"], keep: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch d_model"]:
-    """The mean over each example's kept tokens."""
+    """The mean over each example's kept tokens, whatever the others hold, NaN included."""
     weights = keep / keep.sum(1, keepdim=True)
-    return torch.einsum("bpd,bp->bd", x.float(), weights.float())
+    there = x.float().masked_fill(~keep[:, :, None], 0.0)  # infinity times 0 is NaN
+    return torch.einsum("bpd,bp->bd", there, weights.float())

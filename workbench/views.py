@@ -24,9 +24,9 @@ N_TOKENS = 8
 TOLERANCE = 1e-4
 """Allowed error of a view's logits relative to their norm; a wrong view is wrong by far more."""
 NAME = "local/model"
+"""What TransformerLens is told: its table of aliases knows no such name, and asks no hub for it."""
 FUSED = ("c_attn", "qkv_proj", "query_key_value", "gate_up_proj", "Wqkv")
 """Projections that hold several in one, by the names that families give them."""
-"""What TransformerLens is told: its table of aliases knows no such name, and asks no hub for it."""
 
 
 def transformer_lens(base: Any, tokenizer: Any, *, snapshot: bool = False) -> Any:

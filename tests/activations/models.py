@@ -1,9 +1,10 @@
-"""What these tests share: batches without a tokenizer, and counting torch hooks."""
+"""What these tests share: batches without a tokenizer, adapters, and counting torch hooks."""
 
+import peft
 import torch
 from torch import nn
 
-from tests.tiny import VOCABULARY
+from tests.tiny import FAMILIES, VOCABULARY
 from workbench.data import Batch
 
 LENGTHS = (9, 5, 7)
@@ -22,6 +23,17 @@ def batch(side: str = "right", seed: int = 0) -> Batch:
         real[i, start : start + n] = True
         response[i, start + PROMPT : start + n] = True
     return Batch(ids, real, response, ("a", "b", "c"))
+
+
+TARGETS = {"gpt2": ["c_attn", "c_proj"]}
+
+
+def adapted(family: str) -> peft.PeftModel:
+    """A tiny model with an adapter that adds something, the same each time."""
+    torch.manual_seed(0)
+    targets = TARGETS.get(family, ["q_proj", "v_proj", "down_proj"])
+    config = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+    return peft.get_peft_model(FAMILIES[family](), config)
 
 
 def hook_count(model: nn.Module) -> int:

@@ -67,6 +67,17 @@ def test_what_is_missing_is_what_the_table_says(family):
     )
 
 
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_massive_token_hides_nothing_in_half_precision(family):
+    """Attention sinks: what rounding does to one token must not excuse what the others show."""
+    model = make(family)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3] *= 1000  # the first of the dummy tokens
+    lm = HookedLM(model.to(torch.bfloat16))
+    assert {name.split("hook_")[-1] for name in lm.dropped} == lacking(family)
+    assert len(lm.dropped) == 2 * len(lacking(family))
+
+
 @pytest.mark.parametrize("family", sorted(PARALLEL))
 def test_parallel_blocks_say_so(family):
     with pytest.raises(SiteError, match="side by side"):

@@ -3,18 +3,10 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.activations.models import batch, hook_count, loss
+from tests.activations.models import adapted, batch, hook_count, loss
 from workbench.activations import HookedLM
 
-TARGETS = {"gpt2": ["c_attn", "c_proj"]}
 NAME = "blocks.1.hook_resid_post"
-
-
-def adapted(family):
-    torch.manual_seed(0)
-    targets = TARGETS.get(family, ["q_proj", "v_proj", "down_proj"])
-    config = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
-    return peft.get_peft_model(tiny.FAMILIES[family](), config)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

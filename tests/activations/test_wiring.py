@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from transformers import (
@@ -14,6 +16,7 @@ from transformers import (
 from tests import tiny
 from tests.activations.models import batch, hook_count
 from workbench.activations import HookedLM
+from workbench.activations.wiring import fitted_scale, mismatch
 from workbench.errors import SiteError
 
 SIZES = {
@@ -117,6 +120,37 @@ def test_stream_equals_transformers_hidden_states(family):
 def test_half_precision_is_not_mistaken_for_a_wrong_wiring():
     for make_model in tiny.FAMILIES.values():
         assert HookedLM(make_model().to(torch.bfloat16)).dropped == {}
+
+
+def test_rounding_is_measured_token_by_token():
+    size = torch.tensor([1e6, 1.0])[:, None]
+    stream, added = torch.ones(2, 4) * size, torch.full((2, 4), 0.5)
+    total = (stream + added).bfloat16().float()
+    assert mismatch([stream, added], total, torch.bfloat16) <= 0
+    wrong = total + torch.tensor([0.0, 0.25])[:, None]  # nothing beside the first token's norm
+    assert mismatch([stream, added], wrong, torch.bfloat16) > 0.4
+    wrong[0, 0] = float("nan")
+    assert math.isnan(mismatch([stream, added], wrong, torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_tokens_without_a_norm_add_up(dtype):
+    none = torch.zeros(2, 4)
+    assert mismatch([none, none], none, dtype) <= 0
+    least = torch.finfo(dtype).tiny * torch.finfo(dtype).eps  # half of it has no number of its own
+    term = torch.tensor([[0.0] * 4, [least] * 4])
+    assert mismatch([none, term], none, dtype) <= 0
+    assert mismatch([none, none], none + 1, dtype) > 1
+
+
+def test_the_scale_is_fitted_to_all_tokens_alike():
+    given = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    sizes = torch.tensor([1e6] + [1.0] * 7)[:, None]
+    after = (sizes + 0.22 * given).bfloat16()
+    acts = {"resid_pre": sizes.expand(8, 16), "attn_out": given, "mlp_out": 0 * given}
+    assert fitted_scale("", acts | {"resid_post": after}) == pytest.approx(0.22, abs=0.01)
+    nothing = dict.fromkeys([*acts, "resid_post"], torch.zeros(8, 16))
+    assert fitted_scale("", nothing) == 0
 
 
 def test_construction_leaves_modes_random_numbers_and_hooks_alone():

@@ -6,6 +6,7 @@
 
 from workbench.activations.contexts import Activations, Edit, Select
 from workbench.activations.hooked import HookedLM
+from workbench.activations.sharded import reshard
 from workbench.activations.wiring import evaluating
 
-__all__ = ["Activations", "Edit", "HookedLM", "Select", "evaluating"]
+__all__ = ["Activations", "Edit", "HookedLM", "Select", "evaluating", "reshard"]

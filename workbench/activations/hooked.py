@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from workbench.activations import names, recompute
 from workbench.activations.contexts import Activations, Edit, Edits, Select
 from workbench.activations.engine import EDITS, RECORDINGS, opened
+from workbench.activations.sharded import refuse_part
 from workbench.activations.shortened import shortened
 from workbench.activations.sites import anatomy, find_sites
 from workbench.activations.wiring import proven
@@ -97,7 +98,7 @@ class HookedLM:
 
         Raises:
             InvalidValueError: fewer than one block, or more than there are.
-            ModelError: the model does not keep its blocks in one list.
+            ModelError: the model does not keep its blocks in one list, or is sharded (FSDP2).
         """
         if blocks is not None and not 1 <= blocks <= self.n_layers:
             raise InvalidValueError(
@@ -105,6 +106,7 @@ class HookedLM:
                 f"{self.n_layers} of them, not {blocks}."
             )
         decoder = self.parts.base.get_decoder()
+        refuse_part(self.parts.whole, decoder)
         if blocks is not None:
             decoder = shortened(decoder, self.parts.blocks, blocks, self.parts.final_norm)
         batch = batch.to(self.parts.device)

@@ -58,6 +58,8 @@ class Site:
 class Anatomy:
     """The parts of a causal LM that carry the residual stream."""
 
+    whole: Any
+    """The model as it was given, which is what a forward pass runs."""
     base: Any
     """The model without PEFT's wrapper."""
     embed: nn.Module
@@ -97,7 +99,8 @@ def anatomy(model: nn.Module) -> Anatomy:
             f"no list of {n_layers} blocks in {type(decoder).__name__} "
             f"(config.num_hidden_layers = {n_layers}), so its residual stream cannot be found."
         )
-    return Anatomy(base, base.get_input_embeddings(), tuple(lists[0]), first(decoder, FINAL_NORM))
+    blocks, embed = tuple(lists[0]), base.get_input_embeddings()
+    return Anatomy(model, base, embed, blocks, first(decoder, FINAL_NORM))
 
 
 def find_sites(parts: Anatomy) -> tuple[dict[str, Site], dict[str, str]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from workbench.activations.contexts import Activations, Edits
 from workbench.activations.engine import instead
+from workbench.activations.sharded import reshard
 from workbench.activations.sites import Anatomy, Site, projections
 from workbench.errors import ModelError
 
@@ -53,9 +54,9 @@ def dummy_pass(parts: Anatomy, sites: Sites, edits: tuple[Edits, ...] = ()) -> A
     """What passes through the sites when the model reads a few tokens, dropout off."""
     acts = Activations(list(sites.values()))
     ids = torch.arange(3, 3 + N_TOKENS)[None] % parts.base.config.get_text_config().vocab_size
-    with evaluating(parts.base), instead(edits, (acts,)):
+    with evaluating(parts.whole), instead(edits, (acts,)):
         try:
-            parts.base(input_ids=ids.to(parts.device), use_cache=False)
+            parts.whole(input_ids=ids.to(parts.device), use_cache=False)
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelError(
                 f"{type(parts.base).__name__} does not run on token ids alone, so it is no causal "
@@ -109,11 +110,16 @@ def broken_in_block(at: str, acts: Acts) -> dict[str, str]:
 
 
 def fitted_scale(at: str, acts: Acts) -> float:
-    """The one factor that best explains what a block adds by what its modules give."""
+    """The one factor that best explains what a block adds by what its modules give.
+
+    Least squares over tokens, each in units of its own stream, which is what rounding is relative
+    to: one massive token would drown the others in its error.
+    """
     before, attn, mlp, after = (
         acts[at + name].float() for name in ("resid_pre", "attn_out", "mlp_out", "resid_post")
     )
-    given, added = attn + mlp, after - before
+    size = after.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(after.dtype).tiny)
+    given, added = (attn + mlp) / size, (after - before) / size
     factor = float((given * added).sum() / (given * given).sum())
     return factor if factor == factor else 0.0  # NaN  # noqa: PLR0124
 
@@ -135,17 +141,27 @@ def parallel(parts: Anatomy, sites: Sites, acts: Acts, broken: Mapping[str, str]
 
 
 def mismatch(terms: list[Tensor], total: Tensor, dtype: torch.dtype) -> float:
-    """|total - sum| beyond rounding, relative to the norm of all terms but the first."""
-    gap = (total - sum(terms)).norm()
-    added = sum(float(term.norm()) for term in terms[1:])
-    size = float(terms[0].norm() + total.norm()) + added
-    excess = float(gap) - 4 * torch.finfo(dtype).eps * size
-    return excess / added if added else excess
+    """|total - sum| beyond rounding, relative to the norms of all terms but the first.
+
+    That of the worst token; NaN if any token's is. Norms are those of single tokens, because
+    rounding is relative to each token's own stream: in half precision one massive token (an
+    attention sink) would excuse any error of the others. A token to which nothing is added counts
+    with its absolute error.
+    """
+    gap = (total - sum(terms)).norm(dim=-1)
+    added = sum(term.norm(dim=-1) for term in terms[1:])
+    info, size = torch.finfo(dtype), terms[0].norm(dim=-1) + total.norm(dim=-1) + added
+    excess = gap - info.eps * (size + info.tiny * total.shape[-1] ** 0.5)  # spacing below tiny
+    return float(torch.where(added > 0, excess / added, excess).max())
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; each module gets its own mode back afterwards."""
+    """No dropout and no gradients inside; each module gets its own mode back afterwards.
+
+    May come anywhere in training, also between backward and the optimiser step of a model that
+    several processes share (FSDP2), where the model has to be given as it was sharded.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -154,3 +170,4 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+        reshard(model)
