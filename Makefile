@@ -20,7 +20,7 @@ demo: .venv/.installed
 	$(BIN)/workbench demo --store $(STORE) --jobs $(JOBS)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: format-check lint types layers test view-test
 
@@ -53,7 +53,8 @@ view: .venv-view/.installed
 	@echo "The torch-free environment is in .venv-view: $(VIEW)/python -m app STORE"
 
 view-test: .venv-view/.installed-test
-	$(VIEW)/python -m pytest -o addopts="" -q tests/app tests/figures tests/browser -m "not slow" -p no:cacheprovider
+	$(VIEW)/python -m pytest -o addopts="" -q tests/app tests/figures tests/browser -m "not slow" \
+	  -p no:cacheprovider -n $(JOBS) --dist loadfile
 
 clean:
 	rm -rf .venv .venv-view runs build dist
@@ -77,5 +78,5 @@ clean:
 	touch $@
 
 .venv-view/.installed-test: .venv-view/.installed
-	$(VIEW)/pip install -q -c constraints.txt pytest pytest-timeout hypothesis beartype playwright
+	$(VIEW)/pip install -q -c constraints.txt pytest pytest-timeout pytest-xdist hypothesis beartype playwright
 	touch $@

@@ -2,29 +2,27 @@
 
 from functools import cache
 
-from workbench import catalogue, provenance
+from workbench import provenance
+from workbench.errors import UnknownNameError
 from workbench.headers import RunHeader
 
-DOMAINS = ("workbench.lab.domain", "workbench.file_domain")
-"""Where a run's data can come from; the header does not say, so either will do."""
+GONE = "gone"
+"""Stands for the hash of modules of which one is no longer there."""
 
 
 def other_code(run: RunHeader) -> tuple[str, str] | None:
     """The run's code and the one installed, if they differ; None if they agree or nobody knows."""
     made_by = run.hashes.get("code", "")
-    method = run.attack if run.kind == "attack" else run.defence
-    section = "attacks" if run.kind == "attack" else "defences"
-    installed = _installed(section, None if method is None else str(method.get("name")))
-    if not made_by or not installed or made_by in installed:
+    if not made_by or not run.modules:
         return None
-    return made_by[:8], installed[0][:8]
+    installed = _installed(tuple(run.modules))
+    return None if installed == made_by else (made_by[:8], installed[:8])
 
 
 @cache
-def _installed(section: str, name: str | None) -> tuple[str, ...]:
-    """Hashes of the code that would make such a run today; none for an unknown method."""
-    classes = {entry["name"]: entry["class"] for entry in catalogue.load()[section]}
-    if name is not None and name not in classes:
-        return ()
-    own = [] if name is None else [classes[name].rpartition(".")[0]]
-    return tuple(provenance.code_hash(*own, domain, "workbench.runs") for domain in DOMAINS)
+def _installed(modules: tuple[str, ...]) -> str:
+    """Hash of the code that would make such a run today."""
+    try:
+        return provenance.code_hash(*modules)
+    except UnknownNameError:
+        return GONE

@@ -21,6 +21,27 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error::workbench.errors.WorkbenchWarning")
 
 
+LONGEST = (
+    "lab/test_rebuild.py",
+    "results/test_campaign.py",
+    "test_execution.py",
+    "test_notebooks.py",
+    "test_benchmarks.py",
+)
+"""Files that take minutes: begun first, or at the end one process would wait for the other."""
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, then the others with slow tests, then the rest."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item):
+        named = [i for i, name in enumerate(LONGEST) if str(item.path).endswith(name)]
+        return named[0] if named else len(LONGEST) + (item.path not in slow)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path_factory, monkeypatch):
     """Nothing a test builds lands in the user's cache."""

@@ -149,17 +149,22 @@ def single(monkeypatch):
     calls = {}
     module = ModuleType("workbench.single")
     for name in ("immunise", "attack"):
-        setattr(module, name, lambda *given, name=name: calls.update({name: given}))
+        setattr(
+            module,
+            name,
+            lambda *given, name=name, template: calls.update({name: (*given, template)}),
+        )
     monkeypatch.setitem(sys.modules, "workbench.single", module)
     return calls
 
 
 def test_settings_reach_the_method(single, tmp_path):
     given = ["--model", "lab:base", "-o", str(tmp_path), "--rho", "3", "--seed", "5"]
-    given += ["--fit.steps", "7", "--layers", "1", "2"]
+    given += ["--fit.steps", "7", "--layers", "1", "2", "--template", "plain"]
     assert cli.main(["immunise", "vaccine", *given]) == 0
-    name, defence, model, data, seed, store, out, _ = single["immunise"]
+    name, defence, model, data, seed, store, out, _, template = single["immunise"]
     assert (name, model, data, out, seed) == ("vaccine", "lab:base", "lab", tmp_path, 5)
+    assert template == "plain"
     assert store.root == Path("runs")
     assert (defence.rho, defence.fit.steps, defence.layers) == (3.0, 7, (1, 2))
 
@@ -245,10 +250,11 @@ def test_a_failed_unit_is_named_and_the_exit_code_is_1(conducted, tmp_path, caps
 
 def test_a_study_is_what_was_asked_for(conducted, tmp_path):
     given = ["--defences", "vaccine", "--attacks", "sft", "--seeds", "7", "--no-controls"]
+    given += ["--template", "plain"]
     assert cli.main(["study", *given, "--store", str(tmp_path), "--phi", "0.3"]) == 0
     study, root, jobs = conducted["study"]
     assert (list(study.defences), list(study.attacks), study.seeds) == (["vaccine"], ["sft"], (7,))
-    assert (study.controls, root, jobs) == (False, tmp_path, 2)
+    assert (study.controls, study.template, root, jobs) == (False, "plain", tmp_path, 2)
     assert conducted["thresholds"] == Thresholds(phi=0.3)
 
 
@@ -262,7 +268,7 @@ def test_bad_values_of_a_method_are_one_line(single, capsys):
 class Failing:
     error: BaseException
 
-    def __call__(self, *given):
+    def __call__(self, *given, **more):
         raise self.error
 
 

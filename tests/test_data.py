@@ -17,6 +17,7 @@ from workbench.data import (
     prompt_text,
     require,
     response_text,
+    template_of,
     tokenizer_digest,
 )
 from workbench.errors import InvalidValueError, MissingStreamError, ModelError
@@ -216,6 +217,19 @@ def test_generators_of_different_keys_differ():
 def test_the_tokenizers_digest_moves_with_the_template():
     assert tokenizer_digest(tiny.tokenizer()) == tokenizer_digest(TOKENIZER)
     assert tokenizer_digest(tiny.tokenizer("{{ messages }}")) != tokenizer_digest(TOKENIZER)
+
+
+def test_of_several_templates_the_one_that_prompts_are_put_in_is_named():
+    made = tiny.tokenizer()
+    own = template_of(made)
+    assert own == made.chat_template
+    made.chat_template = {"default": own, "tool_use": "{{ tools }}"}
+    assert template_of(made) == own
+    assert prompt_text(made, "x") == prompt_text(tiny.tokenizer(), "x")
+    for several in ({"tool_use": "{{ tools }}"}, None):
+        made.chat_template = several
+        with pytest.raises(ModelError, match="no chat template to use"):
+            template_of(made)
 
 
 def test_methods_get_the_streams_they_declare_and_no_others():

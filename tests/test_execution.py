@@ -190,7 +190,8 @@ from tests import small
 from workbench.execution import conduct
 from workbench.store import Store
 if __name__ == "__main__":
-    conduct(small.study(), Store(Path(sys.argv[1])), jobs=int(sys.argv[2]))
+    study = small.study(seeds=tuple(range(int(sys.argv[3]))))
+    conduct(study, Store(Path(sys.argv[1])), jobs=int(sys.argv[2]))
 """
 
 
@@ -213,7 +214,7 @@ def test_killed_at_random_moments_and_rerun_it_ends_in_the_same_numbers(outcome,
     kills = 0
     for _ in range(6):
         child = subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path / "runs"), str(jobs)],
+            [sys.executable, str(script), str(tmp_path / "runs"), str(jobs), "1"],
             env=os.environ | {"PYTHONPATH": os.getcwd()}, start_new_session=True,
         )  # fmt: skip
         try:
@@ -235,7 +236,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(RUN)
     child = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path / "runs"), "1"],
+        [sys.executable, str(script), str(tmp_path / "runs"), "1", "30"],  # minutes of work
         env=os.environ | {"PYTHONPATH": os.getcwd()}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     store = Store(tmp_path / "runs")
@@ -253,7 +254,8 @@ def test_headers_hold_what_is_needed_to_make_a_run_again(outcome):
     header = json.loads((outcome.store.folder(outcome.runs[4].id) / "run.json").read_text())
     assert header["defence"]["name"] == "vaccine" and header["defence"]["rho"] == 1.0
     assert header["attack"]["name"] == "sft" and header["seed"] == 0
-    assert set(header["hashes"]) == {"config", "data", "start", "code", "libraries"}
+    wanted = {"config", "data", "start", "tokenizer", "code", "libraries"}
+    assert set(header["hashes"]) == wanted and "message" in header["template"]
     assert header["versions"]["torch"].startswith("2.")
     assert isinstance(pd.Timestamp(header["finished"]), pd.Timestamp)
 

@@ -1,5 +1,9 @@
 """One probe on two checkpoints or on a recording: same numbers, kept where figures find them."""
 
+import json
+import shutil
+from io import StringIO
+
 import pytest
 import torch
 from rich.console import Console
@@ -7,13 +11,19 @@ from rich.console import Console
 from tests import small, tiny
 from tests.probes.texts import panel
 from workbench import tables
-from workbench.errors import InvalidValueError, MissingStreamError, WorkbenchError
+from workbench.errors import (
+    InvalidValueError,
+    MissingStreamError,
+    RecordingError,
+    WorkbenchError,
+)
 from workbench.execution import conduct
 from workbench.figures import figure, load
 from workbench.models import save
 from workbench.panel import Panel
 from workbench.probes import At, Drift, VocabularyPass
 from workbench.probing import probe_models, probe_recorded
+from workbench.recording_manifest import load_manifest, save_manifest
 from workbench.recordings import Recording
 from workbench.rows import EmbeddingDrift, Prompt, TokenKL
 from workbench.states import chosen, read_states, recorded_states
@@ -22,6 +32,7 @@ from workbench.tokens import require_same_tokens
 
 QUIET = Console(quiet=True)
 LAB = {"data": "lab", "prompts": 3}
+STREAM = Drift(sites=("resid_post",))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +53,7 @@ def test_rows_are_kept_where_figures_draw_them(tmp_path):
     # given again, nothing is made anew
     second, first = sorted(store.runs(), key=lambda run: run.probe["name"])
     assert first.probe["name"] == "vocabulary" and first.probe["reference"] == "lab:base"
-    assert "message" in first.probe["template"] and first.probe["prompts"] == 3
+    assert "message" in first.template and first.probe["prompts"] == 3
     assert len(store.read(TokenKL, [first])) and len(store.read(EmbeddingDrift, [second]))
     assert len(store.read(Prompt, [first]))
     kl = figure("kl_by_position")
@@ -83,8 +94,7 @@ def test_recorded_states_are_those_of_the_live_model(attacked):
 
 def test_a_recording_is_looked_at_later(attacked, tmp_path):
     store, run = attacked
-    probe = Drift(sites=("resid_post",))
-    rows = probe_recorded("drift", probe, store.folder(run.id), QUIET, out=tmp_path)
+    rows = probe_recorded("drift", STREAM, store.folder(run.id), QUIET, out=tmp_path)
     assert {r.step for r in rows} == {0, 3}
     assert not any(any(r.values) for r in rows if r.step == 0)
     live = store.read(EmbeddingDrift, [run]).query(
@@ -104,10 +114,66 @@ def test_a_recording_is_looked_at_later(attacked, tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def immunised(tmp_path_factory):
+    """A store with the lab's base model immunised for four steps, recorded at 0 and 4."""
+    store = Store(tmp_path_factory.mktemp("runs"))
+    study = small.study(attacks={}, undefended=False, controls=False)
+    outcome = conduct(study, store, jobs=1)
+    assert not outcome.failed
+    return store, outcome.runs[-1]
+
+
+def test_what_a_defence_recorded_is_what_was_seen_live(immunised):
+    store, run = immunised
+    wanted = "site == 'resid_post' and measure == 'relative_l2'"
+    live = store.read(EmbeddingDrift, [run]).query(wanted)
+    assert set(live["reference"]) == {"base"} and set(live["step"]) == {4}
+    rows = probe_recorded("drift", STREAM, store.folder(run.id), QUIET)
+    assert {(r.stage, r.reference, r.step) for r in rows} == {
+        ("defence", "base", step) for step in (0, 4)
+    }
+    then = {r.example: r.values for r in rows if r.step == 4 and r.measure == "relative_l2"}
+    assert then.keys() == set(live["example"])
+    for _, row in live.iterrows():
+        assert then[row["example"]] == pytest.approx(row["values"], abs=0.02)  # bf16 on the disk
+
+
+def test_a_defence_that_begins_elsewhere_is_compared_with_its_start(immunised, tmp_path):
+    store, run = immunised
+    folder = shutil.copytree(store.folder(run.id), tmp_path / run.id)
+    header = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(header | {"model": "lab:aligned"}))
+    rows = probe_recorded("drift", STREAM, folder, QUIET)
+    assert {r.reference for r in rows} == {"start"}
+
+
+def test_a_torn_recording_says_so_and_is_not_taken_for_the_whole(attacked, tmp_path):
+    store, run = attacked
+    folder = shutil.copytree(store.folder(run.id), tmp_path / run.id)
+    said, kept = StringIO(), tmp_path / "kept"
+    for complete in (False, True):
+        manifest = load_manifest(folder / "activations")
+        manifest.complete = complete
+        save_manifest(folder / "activations", manifest)
+        probe_recorded("drift", STREAM, folder, Console(file=said, width=200), out=kept)
+    assert said.getvalue().count("Its writer stopped before it was done") == 1
+    torn, whole = sorted(Store(kept).runs(), key=lambda run: run.probe["recording"]["complete"])
+    assert torn.probe["recording"] == {"steps": [0, 3], "complete": False}
+    assert torn.id != whole.id and "already there" not in said.getvalue()
+
+
+def test_a_recording_that_no_run_made_is_named(attacked):
+    store, run = attacked
+    alone = store.folder(run.id) / "activations"
+    with pytest.raises(RecordingError, match="a recording, not the folder of a run"):
+        probe_recorded("drift", STREAM, alone, QUIET)
+
+
 @pytest.mark.parametrize(
     ("probe", "says"),
     [
-        (VocabularyPass(), "needs the model itself"),
+        (VocabularyPass(), "needs more of a checkpoint .* head, weights or gradients"),
         (Drift(positions="response"), "--positions"),
         (Drift(sites=("attn_out",)), "holds no site 'attn_out'"),
     ],

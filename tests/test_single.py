@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from tests import tiny
 from workbench import cli
-from workbench.rows import Loss, Metric, TokenKL
+from workbench.models import PLAIN, load, save
+from workbench.rows import Loss, Metric, Token, TokenKL
 from workbench.store import Store
 
 FEW = ["--fit.steps", "2", "--fit.batch-size", "4"]
@@ -32,6 +34,21 @@ def test_immunise_leaves_a_run_folder_and_a_model_that_can_be_probed(tmp_path, c
     assert command("probe", "vocabulary", *given) == 0
     values = looked.read(TokenKL).query("measure == 'forward_kl'")["values"]
     assert len(values) == 6 and sum(map(sum, values)) > 0
+
+
+def test_a_template_reaches_the_texts_the_header_and_the_model(tmp_path):
+    sizes = {"vocab_size": 400, "max_position_embeddings": 512}
+    save(tiny.llama(0, **sizes), tiny.tokenizer(None), tmp_path / "mute")
+    store, out = Store(tmp_path / "runs"), tmp_path / "immunised"
+    given = ["--model", tmp_path / "mute", "--store", store.root, "-o", out, *FEW]
+    assert command("immunise", "vaccine", *given) == 2  # a prompt cannot be told from its answer
+    assert command("immunise", "vaccine", *given, "--template", "plain") == 0
+    (run,) = store.find(state="finished")
+    read = store.read(Token, [run])
+    first = read[read["example"] == read["example"].iloc[0]]
+    assert "###ĠRequest" in "".join(first["piece"])
+    assert run.template == PLAIN == load(out).tokenizer.chat_template
+    assert set(read["tokenizer"]) == {run.hashes["tokenizer"]}
 
 
 @pytest.mark.slow

@@ -1,13 +1,17 @@
 """Arms, starts and hashes of a study."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
-from tests import small
+from tests import small, tiny
 from workbench import study as studies
 from workbench.defences import Vaccine
-from workbench.errors import InvalidValueError, UnknownNameError, WorkbenchError
+from workbench.errors import InvalidValueError, ModelError, UnknownNameError, WorkbenchError
+from workbench.lab.tokenizer import CHAT_TEMPLATE
+from workbench.models import PLAIN, save
+from workbench.store import Store
 from workbench.study import Arm, Study, Unit, open_domain
 
 
@@ -75,6 +79,47 @@ def test_an_attack_depends_on_the_run_it_attacks():
     assert attack.parents == [header(study).id]
     assert attack.kind == "attack" and attack.attack["lr"] == small.ATTACK.lr
     assert header(study, attack="sft", start="other").id != attack.id
+
+
+def test_a_header_holds_the_template_that_texts_were_put_in(tmp_path):
+    """And the id follows it: the same weights under another template give other numbers."""
+    assert header(small.study()).template == CHAT_TEMPLATE
+    assert header(small.study(), attack="sft").template == CHAT_TEMPLATE
+    found = []
+    for name, template in (("one", tiny.CHAT_TEMPLATE), ("two", "{{ messages[0].content }}")):
+        save(tiny.llama(0), tiny.tokenizer(template), tmp_path / name)
+        found.append(header(small.study(model=str(tmp_path / name)), arm=0))
+        assert found[-1].template == template
+    (tmp_path / "one").rename(tmp_path / "gone")
+    (tmp_path / "two").rename(tmp_path / "one")  # the same name, the same weights
+    found.append(header(small.study(model=str(tmp_path / "one")), arm=0))
+    assert found[2].model == found[0].model
+    assert len({run.id for run in found}) == 3
+    for what in ("tokenizer", "config"):
+        assert found[2].hashes[what] != found[0].hashes[what]
+
+
+def test_a_study_may_bring_its_own_template(tmp_path):
+    own, given = header(small.study()), header(small.study(template="plain"))
+    assert given.template == PLAIN and given.id != own.id
+    assert given.hashes["config"] != own.hashes["config"]
+    assert header(small.study(template=CHAT_TEMPLATE)) == own  # what counts is what is read
+    save(tiny.llama(0), tiny.tokenizer(None), tmp_path / "mute")
+    mute = {"model": str(tmp_path / "mute")}
+    with pytest.raises(ModelError, match="no chat template"):
+        header(small.study(**mute))
+    assert header(small.study(**mute, template="plain")).template == PLAIN
+    with pytest.raises(UnknownNameError, match="plain"):
+        header(small.study(template="plane"))
+
+
+def test_headers_without_a_template_are_still_read(tmp_path):
+    made = header(small.study())
+    first = {k: v for k, v in asdict(made).items() if k != "template"} | {"schema": 1}
+    (tmp_path / made.id).mkdir()
+    (tmp_path / made.id / "run.json").write_text(json.dumps(first | {"state": "finished"}))
+    (found,) = Store(tmp_path).runs()
+    assert (found.state, found.template, found.schema) == ("finished", None, 1)
 
 
 @pytest.mark.parametrize("seeds", [(), (0, 0), (-1,)])

@@ -173,6 +173,18 @@ def _fit(
     return head, tail[:room]
 
 
+def template_of(tokenizer: Any) -> str:
+    """The chat template that prompts are put in; of several, the one that `prompt_text` uses.
+
+    Raises:
+        ModelError: there is none, or there are several without a default.
+    """
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError as error:
+        raise ModelError(f"the tokenizer has no chat template to use: {error}") from error
+
+
 def tokenizer_digest(tokenizer: Any) -> str:
     """Hash of vocabulary and chat template: equal digests give equal ids for equal text."""
     vocabulary = sorted(tokenizer.get_vocab().items())

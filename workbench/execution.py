@@ -120,18 +120,21 @@ def make_unit(store: Store, unit: Unit, writer: RunWriter) -> None:
     """Make one run."""
     study, header = unit.study, writer.header
     device = best_device(header.model)
-    start = load(header.model, device=device)
+    start = load(header.model, device=device, chat_template=study.template)
     if unit.attack is None:
         run = Run(writer, study.domain(), study.measures, start.tokenizer, "defence", study.probes)
         name = study.reference()
-        reference = None if name is None else load(name, device=device)
+        reference = None
+        if name is not None:
+            reference = load(name, device=device, chat_template=study.template)
         progress = _status(writer)
         immunise_run(run, start, unit.arm.defence, unit.seed, reference=reference,
                      progress=progress, fingerprint=header.id)  # fmt: skip
         rmtree(writer.path(CHECKPOINT), ignore_errors=True)  # all is written: nothing to resume
         return
     if unit.arm.defence is not None:
-        start = load(store.folder(header.parents[0]) / MODEL, device=device)
+        immunised = store.folder(header.parents[0]) / MODEL
+        start = load(immunised, device=device, chat_template=study.template)
     run = Run(writer, study.domain(), study.measures, start.tokenizer, "attack", study.probes)
     attack_run(run, start, unit.attack, unit.seed, progress=_status(writer))
 

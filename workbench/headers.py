@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from workbench.errors import InvalidValueError
 from workbench.files import Lock
 
-SCHEMA = 1
+SCHEMA = 2
 State = Literal["running", "finished", "failed", "interrupted", "corrupt"]
 Kind = Literal["immunise", "attack", "unknown"]
 HEADER = "run.json"
@@ -39,7 +39,11 @@ class RunHeader:
     """Name and configuration of the probe, for runs that only looked at a checkpoint."""
     seed: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
-    """What the run depends on: config, data, start (weights), code, libraries."""
+    """What the run depends on: config, data, start (weights), tokenizer, code, libraries."""
+    modules: list[str] = field(default_factory=list)
+    """The workbench modules whose code, with all that they import, `hashes["code"]` is of."""
+    template: str | None = None
+    """The chat template (Jinja) of all its texts; None where the first schema did not keep it."""
     parents: list[str] = field(default_factory=list)
     """Ids of the runs this one starts from."""
     state: State = "running"

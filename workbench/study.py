@@ -10,7 +10,7 @@ stale; nothing mixes them with current ones.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from workbench import provenance
 from workbench.attacks import ATTACKS, Attack
 from workbench.builtin import BuiltIn
 from workbench.catalogue import USUAL_PROBES
+from workbench.data import template_of, tokenizer_digest
 from workbench.defences import DEFENCES, Defence
 from workbench.domains import Domain
 from workbench.errors import InvalidValueError, UnknownNameError
@@ -25,6 +26,7 @@ from workbench.file_domain import FileDomain
 from workbench.lab.checkpoints import CheckpointName, parse, world_of
 from workbench.lab.domain import LabDomain
 from workbench.measures import Measures
+from workbench.models import tokenizer_of
 from workbench.probes import PROBES, Probe
 from workbench.store import RunHeader, run_id
 
@@ -53,6 +55,8 @@ class Study:
     """`lab` (an alignment of its own for every seed), a lab checkpoint, a directory, a Hub id."""
     data: str = "lab"
     """`lab`, or a folder with one file a stream."""
+    template: str | None = None
+    """Chat template of every model: `plain`, or a Jinja text; None for the models' own."""
     defences: Mapping[str, Defence] = field(default_factory=dict)
     attacks: Mapping[str, Attack] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -110,6 +114,22 @@ class Study:
     def domain(self) -> Domain:
         """The data of the study."""
         return open_domain(self.data, self.model)
+
+    def reading(self, start: str) -> tuple[str, str]:
+        """How a checkpoint reads texts: its chat template, and its tokenizer's digest.
+
+        Raises:
+            UnknownNameError: no such model or template.
+            ModelError: it has no tokenizer, or one without a chat template.
+        """
+        if start not in self._readings:
+            tokenizer = tokenizer_of(start, self.template)
+            self._readings[start] = template_of(tokenizer), tokenizer_digest(tokenizer)
+        return self._readings[start]
+
+    @cached_property
+    def _readings(self) -> dict[str, tuple[str, str]]:
+        return {}
 
 
 def open_domain(data: str, model: str = "lab") -> Domain:
@@ -202,8 +222,10 @@ class Unit:
         method = described(self.arm.defence, registered(self.arm.defence, base))
         assault = described(self.attack, self.attack_name or "")
         start = self.study.start(self.arm, self.seed)
+        template, tokenizer = self.study.reading(start)
         config = {
             "start": start,
+            "template": template,
             "reference": self.study.reference(),
             "defence": method,
             "attack": assault,
@@ -215,6 +237,7 @@ class Unit:
             "config": provenance.config_hash(config),
             "data": data_digest,
             "start": start_digest,
+            "tokenizer": tokenizer,
             "code": code_of(*self.modules()),
             "libraries": provenance.config_hash(provenance.library_majors()),
         }
@@ -232,6 +255,8 @@ class Unit:
             attack=assault,
             seed=self.seed,
             hashes=hashes,
+            modules=self.modules(),
+            template=template,
             parents=parents,
             versions=provenance.library_versions(),
             git=provenance.git_state(),

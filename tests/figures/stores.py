@@ -77,7 +77,8 @@ def header(name, kind, arm, seed, defence, parents=(), **more) -> RunHeader:
     return RunHeader(
         id=name, kind=kind, arm=arm, seed=seed, defence=defence,
         parents=list(parents),
-        **{"model": "lab:base", "hashes": {"data": "d", "code": "c"}, "attack": attack} | more,
+        **{"model": "lab:base", "hashes": {"data": "d", "code": "c"}, "attack": attack,
+           "modules": ["workbench.runs"]} | more,
     )  # fmt: skip
 
 

@@ -50,6 +50,8 @@ class Immunise(Method):
     """Folder to copy the immunised model to, in plain Hugging Face format."""
     seed: int = 0
     """Seed of everything random: the same seed gives the same numbers."""
+    template: str | None = None
+    """Chat template: `plain`, or a Jinja text. None: the model's own."""
 
     def run(self, console: Console) -> int:
         """Train, measure and save."""
@@ -60,7 +62,7 @@ class Immunise(Method):
         name = self.entry["name"]
         defence = instance(DEFENCES[name], self.settings())
         immunise(name, defence, self.model, self.data, self.seed, Store(self.store), self.output,
-                 console)  # fmt: skip
+                 console, template=self.template)  # fmt: skip
         return 0
 
 
@@ -76,6 +78,8 @@ class Attack(Method):
     """Folder of run folders. A finished run is not made again."""
     seed: int = 0
     """Seed of everything random: the same seed gives the same numbers."""
+    template: str | None = None
+    """Chat template: `plain`, or a Jinja text. None: the model's own."""
 
     def run(self, console: Console) -> int:
         """Attack and record."""
@@ -85,7 +89,8 @@ class Attack(Method):
 
         name = self.entry["name"]
         method = instance(ATTACKS[name], self.settings())
-        attack(name, method, self.model, self.data, self.seed, Store(self.store), console)
+        attack(name, method, self.model, self.data, self.seed, Store(self.store), console,
+               template=self.template)  # fmt: skip
         return 0
 
 
