@@ -90,6 +90,28 @@ def test_questions_and_verdicts(tmp_path):
     assert not domain.judge(benign, "something else entirely").success
 
 
+@pytest.mark.parametrize(("column", "found"), [("domain", {"a", "b"}), ("Source", {"a", "b"}),
+                                               ("topic", {""})])  # fmt: skip
+def test_a_column_says_where_questions_are_from(tmp_path, column, found):
+    lines = [{"prompt": f"ask {i}", "response": "r", column: "ab"[i % 2]} for i in range(60)]
+    (tmp_path / "harmful.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    asked = FileDomain.open(tmp_path).questions("defend", "hazard")
+    assert {q.source for q in asked} == found
+    assert {q.domain for q in asked} == {"defended"}  # which reports and figures speak of
+    if found != {""}:
+        assert all(q.source == "ab"[int(q.prompt.split()[1]) % 2] for q in asked)
+
+
+def test_conversations_and_empty_cells_have_no_source(tmp_path):
+    turn = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "r"}]
+    (tmp_path / "harmful.json").write_text(json.dumps([turn]))
+    rows = "prompt,response,domain\nask 1,r,\nask 2,r,b\n"
+    (tmp_path / "ref.csv").write_text(rows)
+    domain = FileDomain.open(tmp_path)
+    asked = [q for kind in ("hazard", "benign") for s in SHARES for q in domain.questions(s, kind)]
+    assert sorted(q.source for q in asked) == ["", "", "b"]
+
+
 def test_the_digest_follows_the_files(tmp_path):
     before = FileDomain.open(folder(tmp_path)).digest
     assert FileDomain.open(tmp_path).digest == before

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -23,13 +24,17 @@ def named(lines):
 @given(LINES, st.sampled_from([0.25, 0.5, 0.75, 1.0]))
 @settings(max_examples=60, deadline=None)
 def test_depth_is_the_first_position_at_which_enough_is_spent(lines, q):
-    budget = [sum(x[k] for x in lines if k < len(x)) for k in range(max(map(len, lines)))]
+    budget = []
+    for k in range(max(map(len, lines))):
+        there = [Fraction(x[k]) for x in lines if k < len(x)]
+        if 2 * len(there) >= len(lines):
+            budget.append(sum(there) / len(there))
     total = sum(budget)
     if total == 0:
         assert math.isnan(depth(lines, q))
         return
     k = 1
-    while sum(budget[:k]) < q * total:
+    while sum(budget[:k]) < Fraction(q) * total:
         k += 1
     assert depth(lines, q) == k
 
@@ -42,6 +47,15 @@ def test_closed_forms():
     assert padded([[1.0], [2.0, 3.0]]).tolist() == [[1, 0], [2, 3]]
     found = intervals(named(lines))
     assert found["share_5"].value == 1 and found["depth_90"].value == 2
+
+
+def test_short_answers_do_not_make_a_difference_shallow():
+    """The same KL at every token: half of the answers end early, and the depth stays."""
+    even = [[1.0] * 20] * 4
+    assert depth(even + [[1.0] * 3] * 4, 0.5) == depth(even, 0.5) == 10
+    assert budget_share(even + [[1.0] * 3] * 4, 5) == pytest.approx(0.25)
+    # what fewer than half of the prompts reach says little of them, and is left out
+    assert depth([*even[:1], *[[1.0] * 3] * 4], 1.0) == 3
 
 
 def test_no_kl_has_no_depth():
@@ -60,7 +74,9 @@ def test_intervals_are_those_of_a_loop_over_resamples():
     shares = []
     for drawn in weights(len(lines)):
         resample = [line for line, n in zip(lines, drawn, strict=True) for _ in range(int(n))]
-        shares.append(budget_share(resample, 5))
+        there = [[x[k] for x in resample if k < len(x)] for k in range(7)]  # two of four have 7
+        budget = [np.mean(x) if x else 0.0 for x in there]
+        shares.append(sum(budget[:5]) / sum(budget))
     found = intervals(named(lines))["share_5"]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
     assert found.value == pytest.approx(budget_share(lines, 5))

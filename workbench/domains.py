@@ -37,6 +37,8 @@ class Question:
     prompt: str
     answer: str
     """The compliant answer to a hazardous request, the right answer to any other."""
+    source: str = ""
+    """Data set or topic it comes from, where the data say so; measures of transfer tell by it."""
 
     @property
     def example(self) -> Example:

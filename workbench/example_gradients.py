@@ -24,6 +24,7 @@ from workbench.data import Batch
 from workbench.errors import InvalidValueError, ModelError
 from workbench.gradient_factors import Use, differentiable, gram, recorded_uses, wide
 from workbench.readout import read_out
+from workbench.states import require_room
 
 MICRO_BATCH = 8
 """Examples that go through the model at a time."""
@@ -51,7 +52,7 @@ def gradient_gram(
         frozen: also parameters that do not require gradients.
 
     Raises:
-        InvalidValueError: no examples, or one without response.
+        InvalidValueError: no examples, or one without response or longer than the model's context.
         ModelError: nothing requires gradients, a parameter is used in a way that is not known, or a
             gradient is not finite.
     """
@@ -63,6 +64,8 @@ def gradient_gram(
             if not scored.any():
                 raise InvalidValueError(f"example {name!r} has no response, so it has no loss.")
     lm = HookedLM(model, check=False)
+    for batch in batches:
+        require_room(lm, batch)
     read_out(lm)
     collected = _Collected(sum(map(len, parts)))
     with evaluating(model), differentiable(model, frozen=frozen) as wanted:

@@ -2,7 +2,8 @@
 
     data/align.jsonl  data/harmful.csv  data/ref.parquet ...
 
-Columns are found by name (`prompt`/`instruction`/..., `response`/`output`/...). A prompt's hash
+Columns are found by name (`prompt`/`instruction`/..., `response`/`output`/...); a `domain` or
+`source` column says which data set or topic a row is from. A prompt's hash
 decides its split, so a prompt that occurs in several streams is in the same split of each, and
 adding rows moves none. Answers are judged by keywords: crude, offline, and said so in every header.
 """
@@ -12,17 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from workbench.data import STREAMS, Example
-from workbench.datasets_in import FORMATS, read_examples
+from workbench.datasets_in import FORMATS, as_examples
 from workbench.domains import FRAME, PAIRED, Kind, Question, Split
 from workbench.errors import MissingStreamError, WorkbenchError
 from workbench.rows import Group
+from workbench.table_files import read_rows
 from workbench.verdicts import KeywordJudge, Verdict
 
 SHARES: dict[Split, float] = {"defend": 0.4, "attack": 0.25, "val": 0.15, "test": 0.2}
 ASKED: dict[Kind, tuple[str, ...]] = {"hazard": ("harmful",), "benign": ("ref", "benign")}
 """Which streams' held-out prompts are asked, the first that exists."""
+SOURCES = ("domain", "source")
+"""Columns that say where a row is from, the first that exists."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,12 @@ class FileDomain:
     def questions(self, split: Split, kind: Kind) -> Sequence[Question]:
         """The prompts of a split with their answers; domain `defended`."""
         stream = next((s for s in ASKED.get(kind, ()) if s in self.files), None)
-        rows = [] if stream is None else self._rows[stream]
+        if stream is None:
+            return []
+        sources = self._sources[stream]
         return [
-            Question(x.id, kind, "defended", x.prompt, x.response)
-            for x in rows
+            Question(x.id, kind, "defended", x.prompt, x.response, source)
+            for x, source in zip(self._rows[stream], sources, strict=True)
             if x.prompt is not None and split_of(x) == split
         ]
 
@@ -151,8 +158,27 @@ class FileDomain:
         return self.judge_words(expected, text)
 
     @cached_property
+    def _table(self) -> dict[str, list[Any]]:
+        return {stream: read_rows(path) for stream, path in self.files.items()}
+
+    @cached_property
     def _rows(self) -> dict[str, list[Example]]:
-        return {stream: read_examples(path) for stream, path in self.files.items()}
+        return {
+            stream: as_examples(rows, self.files[stream].stem, source=str(self.files[stream]))
+            for stream, rows in self._table.items()
+        }
+
+    @cached_property
+    def _sources(self) -> dict[str, list[str]]:
+        return {stream: list(map(_source, rows)) for stream, rows in self._table.items()}
+
+
+def _source(row: Any) -> str:
+    """Where a row says it is from; empty if it does not."""
+    if not isinstance(row, Mapping):
+        return ""
+    cells = {str(name).lower(): value for name, value in row.items()}
+    return str(next((cells[name] for name in SOURCES if cells.get(name)), ""))
 
 
 def split_of(example: Example) -> Split:

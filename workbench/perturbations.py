@@ -16,6 +16,7 @@ from workbench.data import Batch, generator
 from workbench.errors import InvalidValueError
 from workbench.positions import kept_positions
 from workbench.readout import ReadOut, read_out
+from workbench.states import require_room
 from workbench.suffix import last, repeated, require_layers, run_from
 
 ROWS = 256
@@ -90,9 +91,10 @@ def nll_gradients(lm: HookedLM, batch: Batch) -> Float[Tensor, "layer batch pos 
     """∂ NLL(response) / ∂ h_l of each example, at every layer 0 … L and token, from one backward.
 
     Raises:
-        InvalidValueError: an example without response tokens.
+        InvalidValueError: an example without response tokens, or longer than the model's context.
         ModelError: the model's read-out is not known.
     """
+    require_room(lm, batch)
     read = read_out(lm)
     with evaluating(lm.parts.base), torch.enable_grad():
         start = {"resid_pre.0": lambda x, _: x.detach().requires_grad_()}

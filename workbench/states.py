@@ -48,8 +48,10 @@ class States:
         """Check that two sets of states are of the same tokens at the same places.
 
         Raises:
-            InvalidValueError: another site, other positions, layers, examples or lengths.
+            InvalidValueError: a model of another size, another site, other positions, layers,
+                examples or lengths.
         """
+        require_same_size(self.values, other.values)
         for what in ("site", "positions", "layers", "examples", "lengths"):
             one, two = getattr(self, what), getattr(other, what)
             if one != two:
@@ -168,6 +170,25 @@ def require_finite(states: States) -> None:
             f"hidden states are not finite at {', '.join(bad[:4])}"
             f"{', ...' if len(bad) > 4 else ''}. The weights hold NaN or infinity, or the model "
             "overflows in its dtype: load it anew, or in fp32."
+        )
+
+
+def require_same_size(
+    now: Float[Tensor, "layer _ d_model"], then: Float[Tensor, "layer_then _ d_then"]
+) -> None:
+    """Refuse to compare states of models of different depth or width.
+
+    Raises:
+        InvalidValueError: such states; the message says which model has what.
+    """
+    sizes = [(len(x), x.shape[-1]) for x in (now, then)]
+    if sizes[0] != sizes[1]:
+        told = [f"{layers} layers of width {width}" for layers, width in sizes]
+        raise InvalidValueError(
+            f"the checkpoint has states at {told[0]}, the reference at {told[1]}: they cannot be "
+            "compared number by number. Give a reference of the same architecture. What models of "
+            "different sizes say can be compared where they share a tokenizer: vocabulary, "
+            "residual-knowledge."
         )
 
 

@@ -40,6 +40,7 @@ from workbench.gradient_factors import (
     wide,
 )
 from workbench.readout import ReadOut, read_out
+from workbench.states import require_room
 
 TOKENS = 50
 """The paper's number of response tokens."""
@@ -81,7 +82,8 @@ def token_gradient_norms(
         frozen: also parameters that do not require gradients.
 
     Raises:
-        InvalidValueError: no token or chunk asked for, or an example without response.
+        InvalidValueError: no token or chunk asked for, or an example without response or longer
+            than the model's context.
         ModelError: nothing requires gradients, a parameter is shared in a way that is not known, or
             a loss or gradient is not finite.
     """
@@ -91,6 +93,7 @@ def token_gradient_norms(
             "of the losses of the first response tokens."
         )
     lm = HookedLM(model, check=False)
+    require_room(lm, batch)
     read = read_out(lm)
     with evaluating(model), differentiable(model, frozen=frozen) as wanted:
         measured = _Measured(lm, read, wanted)

@@ -12,8 +12,14 @@ from tests import tiny
 from tests.probes.texts import AT, panel, rows_of
 from workbench import tables
 from workbench.catalogue import USUAL_PROBES
-from workbench.probes import PROBES
+from workbench.errors import InvalidValueError
+from workbench.probes import PROBES, Butterfly, LatentNLL, ResidualKnowledgeProbe, StateProbe
 from workbench.rows import KINDS
+
+READERS = [name for name in PROBES if name != "weights"]
+"""Probes that read text."""
+BY_STATE = [name for name, kind in PROBES.items() if issubclass(kind, StateProbe | Butterfly)]
+"""Probes that compare states of two checkpoints."""
 
 
 @pytest.fixture(scope="module", params=list(tiny.FAMILIES))
@@ -70,6 +76,35 @@ def test_the_source_is_cited_and_the_class_documented(name):
     kind = PROBES[name]
     assert re.search(r"arXiv:\d{4}\.\d{4,5}|et al\.|\d{4}\)", sys.modules[kind.__module__].__doc__)
     assert kind.__doc__ and kind.writes and kind.against.__doc__
+
+
+@pytest.mark.parametrize("make", [
+    lambda seed: tiny.llama(seed, max_position_embeddings=12),
+    lambda seed: tiny.gpt2(seed, n_positions=12),
+], ids=["llama", "gpt2"])  # fmt: skip
+@pytest.mark.parametrize("name", READERS)
+def test_texts_beyond_the_context_are_refused(name, make):
+    with pytest.raises(InvalidValueError, match=r"context|max_new_tokens"):
+        rows_of(PROBES[name](), make(0), make(1))
+
+
+@pytest.mark.parametrize("probe", [
+    Butterfly(), LatentNLL(towards="harmful"), ResidualKnowledgeProbe(ways=("relearned",)),
+], ids=["amplification", "latent-nll", "residual-knowledge"])  # fmt: skip
+def test_answers_beyond_the_context_are_refused_where_prompts_fit(probe):
+    small = tiny.llama(0, max_position_embeddings=36)  # prompts have 20 tokens, with answers 45
+    with pytest.raises(InvalidValueError, match="do not fit in the model's context of 36"):
+        rows_of(probe, small, None)
+
+
+@pytest.mark.parametrize(("config", "sizes"), [
+    ({"hidden_size": 64, "head_dim": 16}, r"\d layers of width 64, the reference at \d .*width 32"),
+    ({"num_hidden_layers": 3}, r"[34] layers of width 32, the reference at [23] layers"),
+], ids=["width", "depth"])  # fmt: skip
+@pytest.mark.parametrize("name", BY_STATE)
+def test_models_of_another_size_are_refused(name, config, sizes):
+    with pytest.raises(InvalidValueError, match=sizes):
+        rows_of(PROBES[name](), tiny.llama(0, **config), tiny.llama(1))
 
 
 def test_the_usual_probes_exist():

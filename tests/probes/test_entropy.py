@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 
 from tests import tiny
 from tests.probes.texts import AT, TinyDomain, panel, rows_of
@@ -16,7 +17,7 @@ from workbench.optimisation import Fit
 from workbench.panel import Panel
 from workbench.policy_gradient import reinforce
 from workbench.probes import EntropyBound
-from workbench.probes._policy_gradient import Declared
+from workbench.probes._policy_gradient import Declared, longest_output
 from workbench.readout import read_out
 from workbench.rollouts import roll_out
 from workbench.verdicts import Verdict
@@ -125,6 +126,32 @@ def test_the_head_alone_has_the_norm_of_its_input(model):
     assert found.norm == pytest.approx(scale * hidden.norm(dim=-1).max().item(), rel=1e-5)
 
 
+def test_no_prefix_exceeds_what_the_final_norm_allows(model):
+    """Of random states none does; the one that is all in the largest gain nearly gets there."""
+    lm = HookedLM(model)
+    norm, width = lm.parts.final_norm, 32
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in norm.parameters():
+            p.add_(torch.randn(p.shape, generator=draw))
+    most = longest_output(norm, width)
+    lengths = norm(5 * torch.randn(1000, width, generator=draw)).norm(dim=-1)
+    peaks = norm(1000 * torch.cat([torch.eye(width), -torch.eye(width)])).norm(dim=-1)
+    assert lengths.max() <= most and peaks.max() <= most
+    assert peaks.max() > (0.6 if list(norm.parameters())[1:] else 0.999) * most
+    assert Declared(model, "head").norm_bound() == pytest.approx(abs(read_out(lm).scale) * most)
+    assert Declared(model, "last_block").norm_bound() is None
+
+
+def test_an_unknown_norm_has_no_bound_and_the_drawn_norm_is_plugged_in(monkeypatch):
+    assert longest_output(nn.Sequential(nn.Tanh(), nn.Linear(8, 8)), 8) is None
+    assert longest_output(nn.Identity(), 8) is None
+    monkeypatch.setattr(Declared, "norm_bound", lambda self: None)
+    bound = values(coins(prompts=2, rollouts=4)(tiny.llama().eval()))
+    assert "lambda_upper" not in bound
+    assert bound["bound"] == pytest.approx(bound["lambda_drawn"] * bound["fuel"], rel=1e-5)
+
+
 def test_profiles_are_means_over_the_rollouts_that_reach_a_position(model):
     rows = coins(prompts=2, rollouts=4)(model)
     found = roll_out(model, tiny.tokenizer(), Coin(), Coin().questions("test", "hazard")[:2],
@@ -140,6 +167,7 @@ def test_profiles_are_means_over_the_rollouts_that_reach_a_position(model):
     bound = values(rows)
     assert bound["gini_sum"] <= bound["entropy_sum"] and bound["bound"] <= bound["entropy_bound"]
     assert bound["bound"] == pytest.approx(bound["lambda_upper"] * bound["fuel"], rel=1e-5)
+    assert bound["lambda_drawn"] <= bound["lambda_upper"]
     assert all(0 <= v <= math.log(tiny.VOCABULARY) for r in rows for v in getattr(r, "values", []))
 
 

@@ -1,6 +1,8 @@
 """Linear probes: theorems, scikit-learn as oracle, and what must read nothing."""
 
+import json
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
 from tests import tiny
-from tests.probes.texts import AT, TinyDomain, panel, rows_of
-from workbench.errors import InvalidValueError, ModelError
+from tests.probes.texts import AT, TinyDomain, rows_of
+from workbench.domains import Question
+from workbench.errors import InvalidValueError, ModelError, WorkbenchError, WorkbenchWarning
+from workbench.file_domain import FileDomain
 from workbench.panel import Panel
 from workbench.probes import LinearProbe, _ridge
 from workbench.probes._discrimination import accuracy, auroc, calibration_error
@@ -23,6 +27,7 @@ from workbench.probes._fitters import ALPHAS, LinearReader, Ridge, Sklearn, Skle
 from workbench.states import States
 
 LAYERS, N, D = 3, 24, 40
+WORDS = [f"{a}{b}" for a in "bdgklmnprst" for b in ("ab", "em", "il", "on", "ur")]
 
 
 def data(seed=0, n=N, d=D, gap=0.6, layers=LAYERS):
@@ -236,6 +241,118 @@ def test_twins_are_held_out_together():
         assert not set(train.tolist()) & set(test.tolist())
 
 
+# Equal prompts
+
+
+def repeated(where, prompts=150, times=4, **more):
+    """A domain of random words, every prompt in it with several answers."""
+    random = Random(0)
+    for stream in ("harmful", "ref"):
+        asked = [" ".join(random.choices(WORDS, k=6)) for _ in range(prompts)]
+        rows = [{"prompt": p, "response": f"answer {k}"} for p in asked for k in range(times)]
+        (where / f"{stream}.jsonl").write_text("\n".join(json.dumps(r | more) for r in rows))
+    return Panel(FileDomain.open(where), tiny.tokenizer(), "test", 32)
+
+
+def test_a_prompt_with_several_answers_is_not_recognised(tmp_path):
+    """Its state is the same for each, so in several folds it would read as AUROC 1."""
+    texts = repeated(tmp_path)
+    rows = rows_of(LinearProbe(examples=160), tiny.llama(0), tiny.llama(1), texts)
+    for fitted in ("checkpoint", "reference"):
+        assert all(0.35 < x < 0.65 for x in told(rows, fitted=fitted)["auroc"])
+    found = told(rows)
+    wide = [h - c for h, c in zip(found["shuffled_high"], found["shuffled_auroc"], strict=True)]
+    assert min(wide) > 0.05  # of 40 prompts, not of 160 rows
+
+
+def test_equal_states_of_a_recording_are_held_out_together():
+    once = groups(seed=1, n=24, gap=0.0, layers=8)
+    then = {key: states(s.values.repeat_interleave(4, 1), key[0][0]) for key, s in once.items()}
+    jitter = {key: states(s.values * (1 + 1e-5 * torch.rand(s.values.shape)), key[0][0])
+              for key, s in then.items()}  # fmt: skip
+    for same in (then, jitter):
+        made = prepared(same, "resid_post", {}, 5, 0)
+        assert (made.folds.view(-1, 4) == made.folds[::4, None]).all()
+        assert len(made.prompts.unique()) == 48
+    found = told(LinearProbe(shuffles=0).fit(then)(then, AT))
+    assert np.mean(found["auroc"]) < 0.65
+
+
+def test_folds_of_different_prompts_are_drawn_as_without_texts():
+    then = groups(n=12)
+    asked = {g: [Question(str(i), g, "defended", f"{g} {i}", "") for i in range(12)]
+             for g in ("hazard", "benign")}  # fmt: skip
+    known, unknown = (prepared(then, "resid_post", texts, 5, 0) for texts in (asked, {}))
+    assert torch.equal(known.folds, unknown.folds)
+    order = np.random.default_rng((0, 0)).permutation(12) % 5
+    assert known.folds.tolist() == [*order, *order]
+
+
+def test_a_prompt_of_both_kinds_is_in_one_fold_and_keeps_its_labels():
+    then = groups(n=12)
+    texts = {g: [Question(str(i), g, "defended", f"ask {i % 9}", "") for i in range(12)]
+             for g in ("hazard", "benign")}  # fmt: skip
+    made = prepared(then, "resid_post", texts, 3, 0)
+    assert len(made.prompts.unique()) == 9
+    for number in range(9):
+        assert len(made.folds[made.prompts == number].unique()) == 1
+    for labels in made.labelled(5, 0, made.blocks):
+        for kind in (slice(0, 12), slice(12, 24)):
+            for number in range(3):
+                assert len(labels[kind][made.prompts[kind] == number].unique()) == 1
+
+
+# Parts
+
+
+def asked_of(parts, n):
+    """Questions of both kinds, n of each kind and part; the first is the same in every part."""
+    return {
+        g: [Question(f"{p}{i}", g, "defended", f"{g} {p if i else ''} {i}", "", p)
+            for p in parts for i in range(n)]
+        for g in ("hazard", "benign")
+    }  # fmt: skip
+
+
+def test_every_two_parts_are_judged_both_ways_and_shared_prompts_not_learnt():
+    then = groups(n=12)
+    made = prepared(then, "resid_post", asked_of("abc", 4), 3, 0)
+    ways = {(one, other): split for one, other, split in made.transfers}
+    assert set(ways) == {(a, b) for a in "abc" for b in "abc" if a != b}
+    for train, test in ways.values():
+        assert len(train) == 6 and len(test) == 8  # without the prompt that the other part has
+        assert not set(made.prompts[train].tolist()) & set(made.prompts[test].tolist())
+
+
+def test_many_parts_are_cut_to_the_largest_with_a_warning():
+    then = groups(n=12)
+    with pytest.warns(WorkbenchWarning, match="between the 4 largest parts.*Left out: e, f"):
+        made = prepared(then, "resid_post", asked_of("abcdef", 2), 2, 0)
+    assert {one for one, _, _ in made.transfers} <= set("abcd")
+
+
+def test_a_source_column_makes_parts(tmp_path):
+    random = Random(0)
+    for stream in ("harmful", "ref"):
+        rows = [{"prompt": " ".join(random.choices(WORDS, k=6)), "response": "r",
+                 "Source": "ab"[i % 2]} for i in range(200)]  # fmt: skip
+        (tmp_path / f"{stream}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = Panel(FileDomain.open(tmp_path), tiny.tokenizer(), "test", 32)
+    rows = rows_of(LinearProbe(shuffles=5), tiny.llama(0), tiny.llama(1), texts)
+    assert {("a", "b"), ("b", "a")} <= {(r.trained_on, r.tested_on) for r in rows}
+    assert all(low < 0.5 < high for low, high in zip(
+        *(told(rows, trained_on="a", tested_on="b")[m] for m in ("shuffled_low", "shuffled_high")),
+        strict=True))  # fmt: skip
+
+
+def test_framed_hazards_without_twins_are_left_out_with_a_warning():
+    then = groups(n=12)
+    then["framed", "resid_post"] = states(then["hazard", "resid_post"].values[:, :9], "f")
+    with pytest.warns(WorkbenchWarning, match="9 framed hazards are left out"):
+        rows = LinearProbe(shuffles=2).fit(then)(then, AT)
+    assert not told(rows, tested_on="framed")
+
+
 def test_framed_hazards_are_judged_with_their_twins_and_never_learnt():
     then = groups(gap=2.0)
     then["framed", "resid_post"] = then["hazard", "resid_post"]
@@ -267,10 +384,16 @@ def test_every_estimator_reads_models_and_transfers(estimator):
     assert ways == {
         ("checkpoint", "all", "all"), ("checkpoint", "all", "framed"), ("reference", "all", "all"),
         ("reference", "all", "framed"), ("checkpoint", "defended", "unseen"),
+        ("checkpoint", "unseen", "defended"),
     }  # fmt: skip
     assert all(0 <= x <= 1 for r in rows for x in r.values)
     assert {r.estimator for r in rows} == {estimator}
-    assert [r.n for r in rows if r.tested_on == "unseen"] == [6, 6]
+    assert {r.n for r in rows if r.tested_on in ("defended", "unseen")} == {6}
+    by_way = [
+        {r.measure for r in rows if (r.fitted, r.trained_on, r.tested_on) == way} for way in ways
+    ]
+    chance = {"shuffled_auroc", "shuffled_low", "shuffled_high"}
+    assert all(measures - {"ece"} == {"auroc", "accuracy"} | chance for measures in by_way)
 
 
 def test_any_scikit_learn_classifier_drops_in():
@@ -284,6 +407,33 @@ def test_any_scikit_learn_classifier_drops_in():
     then = groups(gap=3.0)
     found = told(Kernel(shuffles=0).fit(then)(then, AT), estimator="svm")
     assert found["auroc"] == [1.0] * LAYERS and "shuffled_auroc" not in found
+
+
+def test_a_classifier_is_named_by_module_and_class():
+    then = groups(gap=3.0)
+    name = "sklearn.svm:LinearSVC"
+    found = told(LinearProbe(estimator=name, shuffles=0).fit(then)(then, AT), estimator=name)
+    assert found["auroc"] == [1.0] * LAYERS
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("ridgee", "Did you mean 'ridge'"),
+    ("sklearn.svm:Nothing", "cannot be imported"),
+    ("no.such.module:Class", "cannot be imported"),
+    (":Class", "cannot be imported"),
+    ("sklearn.ensemble:VotingClassifier", "cannot be made without arguments"),
+    ("sklearn.linear_model:Ridge", "decision_function or predict_proba"),
+])  # fmt: skip
+def test_what_is_no_estimator_is_refused_at_the_door(name, message):
+    with pytest.raises(WorkbenchError, match=message):
+        LinearProbe(estimator=name)
+
+
+def test_many_label_sets_are_learnt_as_one_at_a_time():
+    x, labels = data(6)
+    sets = torch.stack([labels, labels.roll(1)])
+    for one, reader in zip(sets, Ridge().fit_each(x, sets), strict=True):
+        torch.testing.assert_close(reader(x), Ridge().fit(x, one)(x))
 
 
 def test_readers_are_frozen():
@@ -317,10 +467,10 @@ def test_a_model_of_nan_is_refused():
 
 
 def test_too_few_examples_and_missing_kinds_are_refused():
-    with pytest.raises(InvalidValueError, match="there are 6 hazard prompts for 7 folds"):
+    with pytest.raises(InvalidValueError, match="there are 6 different hazard prompts for 7 folds"):
         rows_of(LinearProbe(folds=7), tiny.llama(0), tiny.llama(1))
     hazards = {k: v for k, v in groups().items() if k[0] == "hazard"}
-    with pytest.raises(InvalidValueError, match="there are 0 benign prompts"):
+    with pytest.raises(InvalidValueError, match="there are no benign prompts"):
         LinearProbe().fit(hazards)
     with pytest.raises(InvalidValueError, match="differ in their examples"):
         LinearProbe().fit(groups())(groups(n=20), AT)
@@ -350,5 +500,19 @@ def test_what_is_no_classifier_is_refused(made):
         Sklearn(made)
 
 
-def test_panels_of_either_kind_only_are_refused():
-    assert panel().groups == ("hazard", "benign")
+@dataclass(frozen=True)
+class OneKind(TinyDomain):
+    """Asks nothing of the other kind."""
+
+    kind: str = "hazard"
+
+    def questions(self, split, kind):
+        return super().questions(split, kind) if kind == self.kind else []
+
+
+@pytest.mark.parametrize(("kind", "other"), [("hazard", "benign"), ("benign", "hazard")])
+def test_panels_of_either_kind_only_are_refused(kind, other):
+    texts = Panel(OneKind(kind=kind), tiny.tokenizer(), "test", 32)
+    assert texts.groups == (kind,)
+    with pytest.raises(InvalidValueError, match=f"there are no {other} prompts"):
+        rows_of(LinearProbe(), tiny.llama(0), tiny.llama(1), texts)

@@ -42,6 +42,12 @@ class Fitter(ABC):
             InvalidValueError: one class only, or states that are not finite.
         """
 
+    def fit_each(
+        self, x: Float[Tensor, "layer n d_model"], labels: Bool[Tensor, "set n"]
+    ) -> Sequence[Reader]:
+        """As `fit`, for sets of labels of the same states."""
+        return [self.fit(x, one) for one in labels]
+
     def held_out(
         self,
         x: Float[Tensor, "layer n d_model"],
@@ -82,9 +88,15 @@ class Ridge(Fitter):
 
     def fit(self, x: Float[Tensor, "layer n d_model"], labels: Bool[Tensor, " n"]) -> LinearReader:
         """As `Fitter.fit`."""
-        require_learnable(x, labels[None])
-        solution = _ridge.solve(_ridge.gram(x), labels[None], self.alphas)
-        return LinearReader(*_ridge.direction(x, solution))
+        return self.fit_each(x, labels[None])[0]
+
+    def fit_each(
+        self, x: Float[Tensor, "layer n d_model"], labels: Bool[Tensor, "set n"]
+    ) -> list[LinearReader]:
+        """As `Fitter.fit_each`; the sets share one decomposition."""
+        require_learnable(x, labels)
+        solution = _ridge.solve(_ridge.gram(x), labels, self.alphas)
+        return [LinearReader(*one) for one in zip(*_ridge.direction(x, solution), strict=True)]
 
     def held_out(
         self,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workbench.activations import HookedLM, evaluating
+from workbench.activations.engine import instead
 from workbench.data import Batch
 from workbench.errors import InvalidValueError
 from workbench.losses import entropy
@@ -26,6 +27,8 @@ from workbench.readout import read_out
 
 Scope = Literal["head", "last_block"]
 """`last_block`: the head's matrix, the final norm and all parameters of the last block."""
+LARGE, TRIED = 100.0, 5
+"""Size and number of the vectors that a norm is tried on; at this size its ε does not count."""
 ROOM = 2**29
 """Most numbers that a position's Jacobian may hold."""
 
@@ -64,13 +67,22 @@ class Declared:
         self.lm = HookedLM(model, check=False)
         self.read = read_out(self.lm)
         self.parameters = _below_head(self.lm) if scope == "last_block" else []
-        width = self.lm.parts.base.get_output_embeddings().weight.shape[-1]
-        size = width * sum(p.numel() for p in self.parameters)
+        self.width = self.lm.parts.base.get_output_embeddings().weight.shape[-1]
+        size = self.width * sum(p.numel() for p in self.parameters)
         if size > ROOM:
             raise InvalidValueError(
                 f"the Jacobian of the last block has {size:.2g} numbers a position, more than "
                 f"{ROOM:.2g}. Set parameters to `head`."
             )
+
+    def norm_bound(self) -> float | None:
+        """What the norm of ∂logits/∂θ cannot exceed after any prefix, whether it is drawn or not.
+
+        Returns:
+            None for more than the head, or after a final norm of a kind that is not known.
+        """
+        longest = None if self.parameters else longest_output(self.read.norm, self.width)
+        return None if longest is None else abs(self.read.scale) * longest
 
     def measure(self, batch: Batch, weights: Float[Tensor, " row"]) -> Answers:
         """Look at the rollouts of one prompt.
@@ -135,6 +147,36 @@ class Declared:
         )
         flat = [x.flatten(1).float() for x in rows]
         return sum((x @ x.T for x in flat), torch.zeros_like(flat[0] @ flat[0].T))
+
+
+@torch.no_grad()
+def longest_output(norm: nn.Module, width: int) -> float | None:
+    """The most ‖norm(x)‖ can be for any x: √d·max|w| + ‖b‖, with gains w and offsets b.
+
+    Whatever a layer norm or RMS norm divides by, what it then scales is at most √d long. Gains and
+    offsets are read off its outputs, as families keep them differently (some add 1 to the weight);
+    a module whose outputs are not of this form gives None.
+    """
+    given = next(norm.parameters(), torch.zeros(1))
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(TRIED, width, generator=draw) * torch.arange(1, TRIED + 1)[:, None]
+    x[0] = x[0].sign()  # gains are read where no entry is small
+    x = (LARGE * x).to(given)
+
+    def applied(at: Tensor) -> Tensor:
+        return norm(at).float().reshape(at.shape)
+
+    with instead((), ()):
+        offset, found = applied(torch.zeros_like(x[:1]))[0], applied(x)
+    slack = 8 * torch.finfo(given.dtype).eps
+    for unit in (nn.functional.rms_norm, nn.functional.layer_norm):
+        of_unit_size = unit(x.float(), (width,))
+        gains = (found[0] - offset) / of_unit_size[0]
+        expected = gains * of_unit_size + offset
+        if (expected - found).norm() <= max(1e-4, slack) * found.norm():
+            most = width**0.5 * float(gains.abs().max()) + float(offset.norm())
+            return (1 + slack) * most
+    return None
 
 
 def _below_head(lm: HookedLM) -> list[nn.Parameter]:

@@ -17,6 +17,7 @@ from workbench.data import Batch
 from workbench.perturbations import nll_gradients
 from workbench.positions import kept_positions
 from workbench.probes._amplification import Layers
+from workbench.states import require_same_size
 from workbench.suffix import prompts_of, streams
 
 MOVED = 1e-5
@@ -50,8 +51,14 @@ class PushedTexts:
         return found[:, self.keep.to(found.device)].float().cpu()
 
     def ways(self, lm: HookedLM, clean: Tensor, then: Layers | None) -> dict[str, Layers]:
-        """The direction of each family but the random one, at every layer and kept token."""
+        """The direction of each family but the random one, at every layer and kept token.
+
+        Raises:
+            InvalidValueError: a reference of another size, or an answer beyond the context.
+        """
         h = clean[:, self.keep.to(clean.device)].float().cpu()
+        if then is not None:
+            require_same_size(h, then)
         downhill = nll_gradients(lm, self.answered).cpu()
         ways = {"gradient": -downhill[:, kept_positions(self.answered, self.positions)]}
         if self.benign is not None:

@@ -98,8 +98,9 @@ def decide(
 
 def direction(
     x: Float[Tensor, "layer train d_model"], solution: Solution
-) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, " layer"]]:
-    """Weights and bias of the first label vector, for states that were never seen."""
-    weights = torch.stack([c @ one.double() for c, one in zip(solution.dual[:, 0], x, strict=True)])
+) -> tuple[Float[Tensor, "set layer d_model"], Float[Tensor, "set layer"]]:
+    """Weights and bias of every label vector, for states that were never seen."""
+    each = [c @ one.double() for c, one in zip(solution.dual, x, strict=True)]
+    weights = torch.stack(each, dim=1)
     means = torch.stack([one.double().mean(0) for one in x])
-    return weights, solution.bias[0] - (weights * means).sum(1)
+    return weights, solution.bias[:, None] - (weights * means).sum(-1)

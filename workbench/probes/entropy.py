@@ -28,9 +28,11 @@ class EntropyBound(Probe):
     """Entropy of sampled answers by position, and ‖∇J‖ beside its bound σ_R·Λ·√(Σ_t E[1 − ‖π_t‖²]).
 
     Rollouts are drawn at temperature 1; the reward is the domain's verdict. Gradient and Λ are of
-    the declared parameters only, and so is the statement. Λ is exact at every prefix that was
-    drawn, not estimated from below; σ_R and the spread carry the sampling error of the rollouts,
-    and that of the measured gradient makes its norm too large rather than too small.
+    the declared parameters only, and so is the statement. Of the head's matrix Λ is bounded from
+    above for every prefix there is, by what the final norm can give; of more parameters, or after a
+    norm of an unknown kind, the largest over the prefixes drawn is plugged in, which may be too
+    small. σ_R and the spread carry the sampling error of the rollouts, and that of the measured
+    gradient makes its norm too large rather than too small.
     """
 
     writes: ClassVar[tuple[type[Row], ...]] = (ResponseEntropy, PolicyBound)
@@ -92,7 +94,7 @@ class EntropyBound(Probe):
                 stage=at.stage, step=at.step, parameters=self.parameters, reward=self.reward,
                 measure=measure, value=value, n=len(questions),  # type: ignore[arg-type]
             )
-            for measure, value in _bound(drawn, answers).items()
+            for measure, value in _bound(drawn, answers, declared.norm_bound()).items()
         ]  # fmt: skip
 
 
@@ -104,12 +106,19 @@ def _profile(rollouts: Sequence[Tensor]) -> list[float]:
     ]
 
 
-def _bound(drawn: Rollouts, answers: Sequence[Answers]) -> dict[str, float]:
-    """Every measure of the bound; prompts count alike."""
+def _bound(drawn: Rollouts, answers: Sequence[Answers], upper: float | None) -> dict[str, float]:
+    """Every measure of the bound; prompts count alike.
+
+    Args:
+        drawn: the rollouts.
+        answers: what each prompt's rollouts say.
+        upper: what Λ cannot exceed; None where only the prefixes drawn are known.
+    """
     sigma = drawn.sigma
     ginis = torch.tensor([a.gini_sum for a in answers])
     entropies = torch.tensor([a.entropy_sum for a in answers])
-    norm = max(a.norm for a in answers)
+    largest = max(a.norm for a in answers)
+    norm = largest if upper is None else upper
     bound = float(gradient_bound(sigma, ginis, norm))
     mean = torch.zeros_like(answers[0].gradient)
     for a in answers:
@@ -123,7 +132,8 @@ def _bound(drawn: Rollouts, answers: Sequence[Answers]) -> dict[str, float]:
         "gini_sum": float(ginis.mean()),
         "entropy_sum": float(entropies.mean()),
         "fuel": float(fuel(sigma, ginis).mean()),
-        "lambda_upper": norm,
+        "lambda_drawn": largest,
+        **({} if upper is None else {"lambda_upper": upper}),
         "bound": bound,
         "entropy_bound": float(gradient_bound(sigma, entropies, norm)),
         "measured": measured,

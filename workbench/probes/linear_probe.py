@@ -7,7 +7,9 @@ the states do not hold, so beside each stands the same probe on shuffled labels 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,11 +19,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
 
-from workbench.errors import InvalidValueError
+from workbench.errors import InvalidValueError, UnknownNameError
 from workbench.panel import Panel
 from workbench.probes._base import At, Measurement, StateProbe
 from workbench.probes._discrimination import accuracy, auroc, calibration_error
-from workbench.probes._examples import Examples, Parts, prepared
+from workbench.probes._examples import Examples, Texts, prepared
 from workbench.probes._fitters import ALPHAS, Fitter, Reader, Ridge, Sklearn
 from workbench.probes._groups import available
 from workbench.rows import Group, LinearProbes, Row
@@ -29,18 +31,17 @@ from workbench.states import StatesOf, read_sites
 
 __all__ = ["LinearProbe", "Sklearn"]
 
-Estimator = Literal["ridge", "logistic", "lda", "mean_difference"]
+NAMED: dict[str, Callable[[], Any]] = {
+    "logistic": lambda: LogisticRegression(max_iter=1000),
+    "lda": lambda: LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
+    "mean_difference": NearestCentroid,
+}
+"""scikit-learn's classifiers under names of ours."""
 READ: tuple[Group, ...] = ("hazard", "benign", "framed")
 Found = dict[str, Float[Tensor, " layer"]]
 Judged = tuple[dict[str, Any], Found]
-
-
-def _sklearn(name: str) -> Any:
-    if name == "logistic":
-        return LogisticRegression(max_iter=1000)
-    if name == "lda":
-        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    return NearestCentroid()
+Frozen = list[Sequence[Reader]]
+"""Of every fold one reader a set of labels, which never saw that fold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +50,18 @@ class LinearProbe(StateProbe):
 
     Held-out AUROC, accuracy and calibration error of classifiers learnt from the checkpoint's own
     states; from the reference's, frozen, put on the checkpoint; from one part of the domain, put on
-    another; and on framed hazards. Beside them AUROC after learning shuffled labels.
+    another; and on framed hazards. Beside each the AUROC that shuffled labels give on the same way.
 
-    For another scikit-learn classifier subclass and return `Sklearn(factory)` from `fitter`.
+    For a classifier that needs arguments, subclass and return `Sklearn(factory)` from `fitter`.
     """
 
     writes: ClassVar[tuple[type[Row], ...]] = (LinearProbes,)
 
     positions: Literal["last_prompt", "mean_response"] = "last_prompt"
     """Which state of an example is read; answers differ in more than hazard, prompts less so."""
-    estimator: Estimator = "ridge"
-    """`ridge` (α by exact leave-one-out; fast), `logistic`, `lda` (shrunk) or `mean_difference`."""
+    estimator: str = "ridge"
+    """`ridge` (α by exact leave-one-out; fast), `logistic`, `lda` (shrunk) or `mean_difference`; or
+    any other classifier of scikit-learn's kind as module:Class, e.g. `sklearn.svm:LinearSVC`."""
     alphas: tuple[float, ...] = ALPHAS
     """Ridge's α, over states whose mean squared distance from their mean is 1 at each layer."""
     folds: int = 5
@@ -83,12 +85,18 @@ class LinearProbe(StateProbe):
             )
         if self.shuffles < 0 or self.examples < 2:
             raise InvalidValueError("shuffles must be 0 or more, examples 2 or more.")
+        self.fitter()
 
     def fitter(self) -> Fitter:
-        """What learns."""
+        """What learns.
+
+        Raises:
+            UnknownNameError: no estimator of that name.
+            InvalidValueError: module:Class is no classifier, or needs arguments.
+        """
         if self.estimator == "ridge":
             return Ridge(self.alphas)
-        return Sklearn(lambda: _sklearn(self.estimator))
+        return Sklearn(NAMED.get(self.estimator) or _imported(self.estimator))
 
     def groups(self, panel: Panel) -> tuple[Group, ...]:
         """Hazards, benign prompts and framed hazards, as far as the domain has them."""
@@ -98,15 +106,15 @@ class LinearProbe(StateProbe):
         """Learn from the reference once, and judge every checkpoint as it comes."""
         if reference is None:
             raise ValueError("frozen probes need a reference")
-        parts: Parts = {
-            group: [q.domain for q in panel.questions(group, self.examples)]
-            for group in self.groups(panel)
-        }
-        compare = self._against(self._read(reference, panel), parts)
+        texts: Texts = {g: panel.questions(g, self.examples) for g in self.groups(panel)}
+        compare = self._against(self._read(reference, panel), texts)
         return lambda model, at: compare(self._read(model, panel), at)
 
     def fit(self, then: StatesOf) -> Callable[[StatesOf, At], list[Row]]:
-        """Learn from these states; which part of the domain they come from is not known."""
+        """Learn from states of texts that are not known.
+
+        Equal states are held out together, and there is no transfer between parts of the domain.
+        """
         return self._against(then, {})
 
     def _read(self, model: nn.Module, panel: Panel) -> StatesOf:
@@ -118,8 +126,8 @@ class LinearProbe(StateProbe):
             ).items()
         }
 
-    def _against(self, then: StatesOf, parts: Parts) -> Callable[[StatesOf, At], list[Row]]:
-        sets = [prepared(then, site, parts, self.folds, self.seed) for site in self.sites]
+    def _against(self, then: StatesOf, texts: Texts) -> Callable[[StatesOf, At], list[Row]]:
+        sets = [prepared(then, site, texts, self.folds, self.seed) for site in self.sites]
         frozen = [self._frozen(each.states(then), each) for each in sets]
 
         def compare(now: StatesOf, at: At) -> list[Row]:
@@ -143,32 +151,54 @@ class LinearProbe(StateProbe):
 
         return compare
 
-    def _frozen(self, x: Float[Tensor, "layer n d_model"], each: Examples) -> list[Reader]:
-        """One reader a fold, which never saw that fold."""
-        return [self.fitter().fit(x[:, train], each.labels[train]) for train, _ in each.splits]
+    def _frozen(self, x: Float[Tensor, "layer n d_model"], each: Examples) -> Frozen:
+        sets = each.labelled(self.shuffles, self.seed, each.blocks)
+        return [self.fitter().fit_each(x[:, train], sets[:, train]) for train, _ in each.splits]
 
     def _judged(
-        self, x: Float[Tensor, "layer n d_model"], each: Examples, frozen: list[Reader]
+        self, x: Float[Tensor, "layer n d_model"], each: Examples, frozen: Frozen
     ) -> Iterator[Judged]:
         """What is found, with what was learnt from and judged."""
-        fitter, splits = self.fitter(), each.splits
-        sets = torch.cat([each.labels[None], each.shuffled(self.shuffles, self.seed)])
-        own, *shuffled = _joined(fitter.held_out(x, sets, splits), each)
-        read = [f(x[:, test])[None] for f, (_, test) in zip(frozen, splits, strict=True)]
-        (kept,) = _joined(read, each)
-        main, labels, folds = slice(each.main), each.labels, each.folds
+        fitter, splits, folds = self.fitter(), each.splits, each.folds
+        sets = each.labelled(self.shuffles, self.seed, each.blocks)
+        own = _joined(fitter.held_out(x, sets, splits), each)
+        kept = _joined(
+            [
+                torch.stack([read(x[:, test]) for read in readers])
+                for readers, (_, test) in zip(frozen, splits, strict=True)
+            ],
+            each,
+        )
         for fitted, scores in (("checkpoint", own), ("reference", kept)):
             for tested, at in each.judged.items():
                 told = {"fitted": fitted, "trained_on": "all", "tested_on": tested, "n": len(at)}
-                found = _told_apart(scores[:, at], labels[at], folds[at])
+                found = _told_apart(scores[:, :, at], sets[:, at], folds[at])
                 if fitted == "checkpoint" and tested == "all":
-                    found["ece"] = calibration_error(scores[:, main], labels[main], folds[main])
-                    found |= _control([s[:, main] for s in shuffled], sets[1:, main], each)
+                    found["ece"] = calibration_error(own[0][:, at], each.labels[at], folds[at])
                 yield told, found
-        for first, other, (train, test) in each.transfers:
-            (scores,) = fitter.held_out(x, labels[None], [(train, test)])[0]
-            told = {"fitted": "checkpoint", "trained_on": first, "tested_on": other, "n": len(test)}
-            yield told, _told_apart(scores, labels[test], torch.zeros_like(test))
+        for one, other, (train, test) in each.transfers:
+            sets = each.labelled(self.shuffles, self.seed, [train, test])
+            (scores,) = fitter.held_out(x, sets, [(train, test)])
+            told = {"fitted": "checkpoint", "trained_on": one, "tested_on": other, "n": len(test)}
+            yield told, _told_apart(scores, sets[:, test], torch.zeros_like(test))
+
+
+def _imported(name: str) -> Callable[[], Any]:
+    """What makes the classifier that `module:Class` names."""
+    module, colon, kind = name.partition(":")
+    if not colon:
+        hint = "Any other classifier: module:Class, e.g. sklearn.svm:LinearSVC."
+        raise UnknownNameError("estimator", name, ("ridge", *NAMED), hint)
+    made: Any = None
+    with suppress(ImportError, AttributeError, ValueError, TypeError):
+        made = getattr(import_module(module), kind)
+        made()
+        return made
+    problem = "cannot be imported" if made is None else "cannot be made without arguments"
+    raise InvalidValueError(
+        f"estimator {name!r} {problem}. Give module:Class of a scikit-learn classifier, e.g. "
+        "sklearn.svm:LinearSVC; for one with arguments subclass LinearProbe (see its page)."
+    )
 
 
 def _joined(
@@ -180,20 +210,14 @@ def _joined(
 
 
 def _told_apart(
-    scores: Float[Tensor, "layer n"], labels: Bool[Tensor, " n"], folds: Int[Tensor, " n"]
+    scores: Float[Tensor, "set layer n"], labels: Bool[Tensor, "set n"], folds: Int[Tensor, " n"]
 ) -> Found:
-    return {"auroc": auroc(scores, labels, folds), "accuracy": accuracy(scores, labels)}
-
-
-def _control(
-    scores: Sequence[Float[Tensor, "layer n"]], labels: Bool[Tensor, "set n"], each: Examples
-) -> Found:
-    """AUROC of shuffled labels: what chance gives with so many examples."""
-    if not scores:
-        return {}
-    folds = each.folds[: each.main]
-    chance = torch.stack([auroc(s, y, folds) for s, y in zip(scores, labels, strict=True)])
-    return {
+    """Measures of the true labels, and AUROC of shuffled ones: what chance gives this way."""
+    rocs = torch.stack([auroc(s, y, folds) for s, y in zip(scores, labels, strict=True)])
+    found = {"auroc": rocs[0], "accuracy": accuracy(scores[0], labels[0])}
+    if len(chance := rocs[1:]) == 0:
+        return found
+    return found | {
         "shuffled_auroc": chance.mean(0),
         "shuffled_low": chance.quantile(0.05, dim=0),
         "shuffled_high": chance.quantile(0.95, dim=0),

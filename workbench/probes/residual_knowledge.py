@@ -26,7 +26,7 @@ from workbench.optimisation import Fit
 from workbench.panel import Panel
 from workbench.probes._base import At, Measurement, Probe
 from workbench.rows import ResidualKnowledge, Row
-from workbench.states import read_states
+from workbench.states import read_states, require_room
 from workbench.steering import ablated, difference_of_means
 from workbench.training import Context, Losses, Mean, fit
 from workbench.verdicts import Verdict
@@ -162,9 +162,9 @@ class ResidualKnowledgeProbe(Probe):
     ) -> list[tuple[Way, int, Judged]]:
         student = deepcopy(model).requires_grad_(True)
         lm = HookedLM(student, check=False)
-        stream = Stream(
-            "harmful", [q.example for q in questions], asked.tokenizer, self.batch_size, self.seed
-        )
+        examples = [q.example for q in questions]
+        require_room(lm, encode(asked.tokenizer, examples))
+        stream = Stream("harmful", examples, asked.tokenizer, self.batch_size, self.seed)
         first = self.opener if self.taught == "openers" else None
 
         def objective(batches: Mapping[str, Batch], context: Context) -> Losses:

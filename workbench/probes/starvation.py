@@ -2,7 +2,7 @@
 
 Pezeshki, Kaba, Bengio, Courville, Precup & Lajoie, "Gradient starvation: a learning proclivity in
 neural networks", NeurIPS 2021, arXiv:2011.09468: what is learnt first takes the gradient from what
-is not. Between groups of examples, as Chen, Han, Shen, Bai & Wang, "Vulnerability-aware alignment:
+is not. Between groups of examples, as Chen, Han, Shen, Bai & Wong, "Vulnerability-aware alignment:
 mitigating uneven forgetting in harmful fine-tuning", ICML 2025, arXiv:2506.03850, let them compete:
 groups that alignment starves are forgotten first under attack.
 """

@@ -36,12 +36,14 @@ class PolicyBound(Row):
     reward: Literal["success", "complied", "right"]
     """Which part of the verdict was rewarded."""
     measure: Literal[
-        "reward", "sigma_R", "silent", "gini_sum", "entropy_sum", "fuel", "lambda_upper",
-        "bound", "entropy_bound", "measured", "ratio",
+        "reward", "sigma_R", "silent", "gini_sum", "entropy_sum", "fuel", "lambda_drawn",
+        "lambda_upper", "bound", "entropy_bound", "measured", "ratio",
     ]  # fmt: skip
     """`silent`: share of prompts all of whose rollouts earn the same, so that σ_R = 0; `fuel`:
-    σ_R·√gini_sum; `entropy_bound`: the bound with entropies; `ratio`: measured / bound, absent
-    where both are 0."""
+    σ_R·√gini_sum; `lambda_drawn`: Λ at the prefixes drawn; `lambda_upper`: what it cannot exceed
+    after any, absent where that is not known, and the bound then has `lambda_drawn` in its place;
+    `entropy_bound`: the bound with entropies; `ratio`: measured / bound, absent where both are
+    0."""
     value: float
     n: int
     """How many prompts stand behind the value."""
