@@ -112,11 +112,11 @@ figure.for_each_annotation(lambda a: a.update(text=[*maps][int(a.text.split("=")
 figure.update_layout(title=f"Fall of the margin, one head patched (mean of {len(pairs)} pairs)", margin_t=80)
 
 # %% [markdown]
-# The same head matters most in all five models, the base included: it was there before anything
-# refused. What does it look at? nnsight addresses every operation inside a module. Attention weights
-# exist only in eager attention, so the *view* is switched to it.
+# The same head matters most in all five models, the base included: it was there before anything refused.
+# What does it look at? nnsight reaches every operation; attention weights exist in eager attention only.
 
 # %%
+assert len({int(falls.argmax()) for falls in maps.values()}) == 1  # one head in all five
 layer, head = divmod(int(maps["aligned"].argmax()), heads)
 sight, prompt = HookedLM(aligned.model).nnsight(tokenizer), torch.tensor([pairs[0][0]])
 sight._module.set_attn_implementation("eager")

@@ -1,11 +1,13 @@
 """LoRA: nothing at the start, exact when merged, every family, and clear about what is absent."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from tests import tiny
 from workbench.activations import HookedLM
-from workbench.adapters import linear_layers, merge_lora, with_lora
+from workbench.adapters import linear_layers, merge_lora, merged_afterwards, with_lora
 from workbench.data import encode
 from workbench.errors import InvalidValueError, UnknownNameError
 
@@ -79,3 +81,23 @@ def test_absent_targets_and_impossible_ranks_are_refused():
         with_lora(tiny.llama(), targets=["q_prj"])
     with pytest.raises(InvalidValueError, match="rank"):
         with_lora(tiny.llama(), rank=0)
+
+
+def test_adapters_on_adapters_are_refused():
+    adapted = with_lora(tiny.llama(), rank=2)
+    for model in (adapted, adapted.get_base_model()):
+        with pytest.raises(InvalidValueError, match=r"merge_lora.*lora_rank=0"):
+            with_lora(model, rank=2)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_adapters_for_a_time_leave_a_plain_model_that_learnt(make, failing):
+    model, stop = make(), KeyboardInterrupt if failing else None
+    with pytest.raises(stop) if stop else nullcontext():  # noqa: SIM117
+        with merged_afterwards(model, rank=2, alpha=4.0) as adapted:
+            after = logits(randomise(adapted))
+            if stop:
+                raise stop
+    assert model.state_dict().keys() == make().state_dict().keys()
+    torch.testing.assert_close(logits(model), after, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(after, logits(make()))

@@ -1,5 +1,7 @@
 """Two checkpoints side by side: one report, the same numbers as the parts it is made of."""
 
+import html
+import io
 import re
 
 import pytest
@@ -80,10 +82,6 @@ def test_checkpoints_that_do_not_go_together_are_refused_before_anything_is_meas
     given = [checkpoints["aligned"], str(tmp_path / "other"), tmp_path / "out", QUIET]
     with pytest.raises(InvalidValueError, match="'quagga'"):
         compare(*given)
-    wide = tmp_path / "wide"
-    save(tiny.llama(4, intermediate_size=96, **ROOM), tiny.tokenizer(), wide)
-    with pytest.raises(InvalidValueError, match="same weights"):
-        compare(checkpoints["aligned"], str(wide), tmp_path / "out", QUIET, prompts=2)
     broken = tiny.llama(5, **ROOM)
     with torch.no_grad():
         broken.model.norm.weight.fill_(float("nan"))
@@ -92,6 +90,42 @@ def test_checkpoints_that_do_not_go_together_are_refused_before_anything_is_meas
         compare(checkpoints["aligned"], str(tmp_path / "broken"), tmp_path / "out", QUIET,
                 prompts=2)  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+STATES = {"drift", "similarity", "cosine"}
+
+
+@pytest.mark.parametrize(
+    ("size", "left_out"),
+    [({"intermediate_size": 96}, {"weights"}), ({"hidden_size": 64}, {"weights", *STATES}),
+     ({"num_hidden_layers": 3}, {"weights", *STATES})],
+)  # fmt: skip
+def test_of_checkpoints_of_other_sizes_what_can_be_compared_is(
+    checkpoints, tmp_path, size, left_out
+):
+    save(tiny.llama(4, **size, **ROOM), tiny.tokenizer(), tmp_path / "other")
+    given = [checkpoints["aligned"], str(tmp_path / "other"), tmp_path / "out"]
+    console = Console(record=True, width=400, file=io.StringIO())
+    report = compare(*given, console, prompts=2).read_text()
+    (run,) = Store(tmp_path / "out").runs()
+    assert set(run.probe["left_out"]) == left_out
+    said = console.export_text()
+    for name, why in run.probe["left_out"].items():
+        assert f"left out: {name}. {why}" in said
+        assert f"<b>{name}</b>: {html.escape(why)}" in report
+    assert "same weights" in run.probe["left_out"]["weights"]
+    store = Store(tmp_path / "out")
+    assert len(store.read(TokenKL)) and store.read(WeightChange).empty
+    assert store.read(EmbeddingDrift).empty == ("drift" in left_out)
+    with pytest.raises(
+        InvalidValueError, match=r"none of weights gave a row\. weights: .*same wei"
+    ):
+        compare(*given, QUIET, prompts=2, probes=("weights",))
+
+
+def test_where_everything_can_be_compared_nothing_is_left_out(made):
+    store, report = made
+    assert store.runs()[0].probe["left_out"] == {} and "Left out" not in report.read_text()
 
 
 def test_the_built_in_prompts_are_for_looking_only():

@@ -244,3 +244,17 @@ def test_a_missing_stream_is_named_with_what_it_holds():
         "Given: align",
     ):
         require({"align": stream(2, 1)}, ["align", "harmful"], "repnoise")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for turn in messages %}",
+        "{{ raise_exception('no such turn') }}",
+        "{{ messages[7].role }}",
+    ],
+)
+def test_a_template_that_cannot_render_is_named_and_not_a_traceback(template):
+    tokenizer = tiny.tokenizer(template)
+    with pytest.raises(ModelError, match="chat template cannot render a turn of user: "):
+        prompt_text(tokenizer, "hello")

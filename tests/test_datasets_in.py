@@ -1,13 +1,19 @@
 import csv
 import json
+import random
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from workbench.datasets_in import read_examples
+from workbench.datasets_in import read_examples, read_texts
 from workbench.errors import InvalidValueError, UnknownNameError, WorkbenchError
 
 TALK = [{"role": "user", "content": "P"}, {"role": "assistant", "content": "R"}]
+SYSTEM = {"role": "system", "content": "be brief"}
 SHARE_GPT = [{"from": "human", "value": "P"}, {"from": "gpt", "value": "R"}]
 
 
@@ -119,8 +125,23 @@ def test_rows_are_chosen_by_value(suffix, tmp_path):
         ([{"prompt": " ", "response": "y"}], {}, InvalidValueError, "row 0: its prompt is ' '"),
         ([{"messages": TALK[:1]}], {}, InvalidValueError, "row 0: its response is None"),
         ([{"messages": []}], {}, InvalidValueError, "row 0: its prompt is None"),
+        (["hello"], {}, InvalidValueError, "row 0: its prompt is None"),
+        ([1, 2], {}, InvalidValueError, "row 0: its prompt is None"),
+        ([{"messages": 5}], {}, InvalidValueError, "row 0: its prompt is None"),
+        ([{"messages": "not JSON"}], {}, InvalidValueError, "row 0: its prompt is None"),
+        ([{"turns": [5, "x"]}], {}, InvalidValueError, "row 0: its prompt is 5"),
+        ([{"messages": [SYSTEM, {"role": "user", "content": ["P"]}]}], {}, InvalidValueError,
+         r"row 0: its prompt is \['P'\]"),
+        ([{"messages": [SYSTEM, {"role": "user"}]}], {}, InvalidValueError, "its prompt is None"),
+        ([{"instruction": None, "input": "b", "output": "c"}], {}, InvalidValueError,
+         "row 0: its prompt is None"),
+        ([{"instruction": "a", "output": "c"}, {"input": "b", "output": "c"}], {},
+         InvalidValueError, "row 1: its prompt is None"),
+        ([{"instruction": "a", "input": 7, "output": "c"}], {}, InvalidValueError,
+         "row 0: its prompt is 7"),
+        ([{"prompt": "half \ud800", "response": "R"}], {}, InvalidValueError, "row 0: its prompt"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_read_is_named(rows, kw, error, message, tmp_path):
     with pytest.raises(error, match=message):
         read_examples(write(tmp_path, rows), **kw)
@@ -133,6 +154,10 @@ def test_what_cannot_be_read_is_named(rows, kw, error, message, tmp_path):
         ("a.json", b'{"prompt": 1}', "expected a list of rows, found dict"),
         ("a.parquet", b"PAR1 rubbish", "cannot be read as parquet"),
         ("a.csv", b"prompt,response\n\xff\xfe,x\n", "cannot be read as csv"),
+        ("a.csv", b"prompt,response\nP,R\nP,R,more\n", "row 1 has more cells than the header"),
+        ("a.csv", b'prompt,response\n"P,R\n', "cannot be read as csv"),
+        ("a.json", b"[" * 100_000, "cannot be read as json"),
+        ("a.jsonl", b'{"prompt": ' * 100_000, "cannot be read as jsonl"),
         ("a.xlsx", b"", "is not a .csv, .json, .jsonl, .parquet file"),
     ],
 )
@@ -140,6 +165,79 @@ def test_files_that_are_broken(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WorkbenchError, match=message):
         read_examples(tmp_path / name)
+
+
+def test_broken_files_of_texts_are_refused_too(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(WorkbenchError, match="cannot be read as json"):
+        read_texts(tmp_path / "a.json")
+
+
+def test_a_parquet_file_with_flipped_bytes(tmp_path):
+    rows = {side: [f"{side} {i * 7}" for i in range(2000)] for side in ("prompt", "response")}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[100:200] = bytes(x ^ 255 for x in data[100:200])
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(WorkbenchError, match="cannot be read as parquet"):
+        read_examples(tmp_path / "a.parquet")
+
+
+def test_a_table_of_text_may_hold_conversations_as_json(tmp_path):
+    rows = [{"messages": json.dumps([SYSTEM, *TALK])}, {"messages": json.dumps(["P", "R"])}]
+    read = read_examples(write(tmp_path, rows, "csv"))
+    assert sides(read) == [("be brief\n\nP", "R"), ("P", "R")]
+    path = write(tmp_path, [{"messages": '{"role": "user"}'}], "csv")
+    with pytest.raises(InvalidValueError, match="row 0: its prompt is None"):
+        read_examples(path)
+
+
+LETTERS = st.text("αβγ \n", max_size=4)
+"""What texts are made of: no letter that a number, a null or JSON itself is spelt with."""
+COLUMNS = st.sampled_from(
+    ["prompt", "Prompt", "instruction", "input", "response", "output", "text", "messages", "turns",
+     "conversations", "group", "role", "content", "from", "value"]
+)  # fmt: skip
+ROLES = st.sampled_from(["user", "assistant", "system", "human", "gpt"])
+TURNS = st.fixed_dictionaries({"role": ROLES, "content": LETTERS | st.none() | st.integers()})
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | LETTERS | st.lists(TURNS, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(COLUMNS, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(VALUES, max_size=3) | st.lists(st.dictionaries(COLUMNS, VALUES), max_size=3),
+       st.sampled_from(["json", "jsonl", "csv"]))  # fmt: skip
+@example([{"instruction": None, "input": "α", "output": "β"}], "json")
+@example([{"messages": [{"role": "user", "content": "α"}]}], "csv")
+@example(["α"], "jsonl")
+def test_any_json_gives_its_own_texts_or_a_clear_no(tmp_path_factory, rows, suffix):
+    """Never another error, and never text that nobody wrote: `None`, a number, half of JSON."""
+    path = tmp_path_factory.mktemp("rows") / f"rows.{suffix}"
+    if suffix == "json":
+        path.write_text(json.dumps(rows))
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        rows = [row for row in rows if isinstance(row, dict)]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            spell = random.Random(len(rows)).choice([str, json.dumps])
+            for row in rows:
+                writer.writerow({k: v if isinstance(v, str) else spell(v) for k, v in row.items()})
+    for read in (read_texts, read_examples):
+        try:
+            found = read(path)
+        except WorkbenchError:
+            continue
+        texts = found.texts if read is read_texts else found
+        for text in texts:
+            assert text.response.strip() and (text.prompt is None or text.prompt.strip())
+            if suffix != "csv":  # where a cell's text is whatever was spelt out there
+                assert set(text.response + (text.prompt or "")) <= set("αβγ \n")
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from tests import tiny
+from workbench.activations import evaluating
 from workbench.data import Example, Stream
 from workbench.defences import DEFENCES
 from workbench.domains import PAIRED
-from workbench.errors import MissingStreamError, UnknownNameError
+from workbench.errors import InvalidValueError, MissingStreamError, TrainingError, UnknownNameError
 from workbench.generation import generate
 from workbench.optimisation import Fit
 
@@ -36,6 +37,11 @@ def make(name, **changes):
 
 def hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def logits(model):
+    with evaluating(model):
+        return model(torch.arange(3, 12)[None]).logits
 
 
 @pytest.fixture(params=DEFENCES)
@@ -89,6 +95,72 @@ def test_composes_with_lora_accumulation_bf16_and_recomputing(name, changes, tmp
     out.save_pretrained(tmp_path)
     again = type(out).from_pretrained(tmp_path)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in out.state_dict().items())
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_bf16_and_recomputing_go_through_a_file_in_every_family(name, model, lora_rank, tmp_path):
+    fit = replace(FIT, steps=2, precision="bf16", gradient_checkpointing=True)
+    out = make(name, fit=fit, lora_rank=lora_rank).immunise(model, streams(DEFENCES[name].streams))
+    out.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in out.state_dict().items())
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_parameters_require_gradients_as_before(name, lora_rank):
+    model = tiny.llama()
+    model.model.embed_tokens.requires_grad_(False)
+    before = [p.requires_grad for p in model.parameters()]
+    out = make(name, lora_rank=lora_rank).immunise(model, streams(DEFENCES[name].streams))
+    assert [p.requires_grad for p in out.parameters()] == before
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingError])
+def test_a_failure_in_place_leaves_a_plain_model_of_the_last_step(name, lora_rank, error):
+    model, seen = tiny.llama(), []
+    model.model.embed_tokens.requires_grad_(False)
+    flags = [p.requires_grad for p in model.parameters()]
+
+    def fail(step, trained):
+        if step.step == 2:
+            seen.append(logits(trained))
+            raise error("stopped")
+
+    method = make(name, lora_rank=lora_rank, fit=replace(FIT, gradient_checkpointing=True))
+    drawn = streams(DEFENCES[name].streams)
+    with pytest.raises(error, match="stopped"):
+        method.immunise(model, drawn, callbacks=[fail], in_place=True)
+    assert model.state_dict().keys() == tiny.llama().state_dict().keys()
+    assert hooks(model) == 0
+    assert not model.is_gradient_checkpointing
+    assert not any(module.training for module in model.modules())
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.grad is None for p in model.parameters())
+    torch.testing.assert_close(logits(model), seen[0], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(seen[0], logits(tiny.llama()), atol=1e-2)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_no_gradient_is_left_of_a_step_that_was_not_taken(monkeypatch, lora_rank):
+    def interrupt(parameters, *_):
+        assert any(p.grad is not None for p in parameters)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workbench.training._gradient_norm", interrupt)
+    model, method = tiny.llama(), make("vaccine", lora_rank=lora_rank)
+    with pytest.raises(KeyboardInterrupt):
+        method.immunise(model, streams(method.streams), in_place=True)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_adapters_are_gone_when_training_cannot_begin():
+    model, method = tiny.llama(), make("t_vaccine", lora_rank=2, active=9)
+    with pytest.raises(InvalidValueError, match="active=9"):
+        method.immunise(model, streams(method.streams), in_place=True)
+    assert model.state_dict().keys() == tiny.llama().state_dict().keys()
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_adapters_go_where_they_are_told_to(name):

@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import replace
 from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import peft
@@ -16,7 +17,7 @@ from safetensors import safe_open
 
 from tests import tiny
 from tests.test_recording_faults import require_same_files
-from workbench import cli, recording_plan
+from workbench import cli, model_files, models, recording_plan
 from workbench.activations import HookedLM
 from workbench.data import Example, encode
 from workbench.errors import (
@@ -25,9 +26,10 @@ from workbench.errors import (
     RecordingError,
     SiteError,
     UnknownNameError,
+    WorkbenchWarning,
 )
 from workbench.models import load, save
-from workbench.panel_recording import record_texts
+from workbench.panel_recording import record_part, record_texts
 from workbench.positions import Mask
 from workbench.prompt_sets import PromptSet, Text
 from workbench.recording_plan import Plan
@@ -124,17 +126,18 @@ def test_it_goes_on_where_it_was_stopped(model, tmp_path, workers, monkeypatch):
     for n in (1, 3):
         with pytest.raises(Stop):
             record_texts(made, tmp_path / "torn", progress=partial(stop_at, n))
-        torn = Recording(tmp_path / "torn")
+        with pytest.warns(WorkbenchWarning, match="stopped before it was done"):
+            torn = Recording(tmp_path / "torn")
         assert len(torn.manifest.entries) >= n - 1 and not torn.manifest.complete
         torn.verify()
     said = []
     record_texts(made, tmp_path / "torn", workers=workers, say=said.append)
     require_same_files(tmp_path / "whole", tmp_path / "torn")
     assert said[0].startswith("5 sites x 1 steps x")
-    before = (tmp_path / "torn" / "manifest.json").stat().st_mtime_ns
-    record_texts(made, tmp_path / "torn")  # nothing is left to do
+    again = []
+    record_texts(made, tmp_path / "torn", workers=workers, progress=lambda *x: again.append(x))
+    assert not again  # nothing was left to do
     require_same_files(tmp_path / "whole", tmp_path / "torn")
-    assert (tmp_path / "torn" / "manifest.json").stat().st_mtime_ns >= before
 
 
 def record_here(start, folder, workers, begun):
@@ -160,21 +163,62 @@ def test_killed_and_given_again(model, tmp_path, workers, kills):
         process.start()
         while not begun.value and process.is_alive():
             time.sleep(0.01)
-        if kill == 0 and workers == 1:  # as soon as there is something to interrupt
-            while not (tmp_path / "r" / "manifest.json").exists() and process.is_alive():
+        if kill == 0:  # as soon as there is something to interrupt
+            first = "manifest.json" if workers == 1 else ".parts-*/*/manifest.json"
+            while not list((tmp_path / "r").glob(first)) and process.is_alive():
                 time.sleep(0.001)
         else:
             process.join(draw.uniform(0.1, 1.0) * workers)
         process.kill()
         process.join()
         if (tmp_path / "r" / "manifest.json").exists():
-            torn = Recording(tmp_path / "r")
+            torn = Recording(tmp_path / "r", warn=False)
             torn.verify()
             interrupted += not torn.manifest.complete
-    assert interrupted or workers > 1  # at least one came in the middle
+    assert interrupted  # at least one came in the middle
     record_texts(plan(model, batch_size=1, positions="all"), tmp_path / "r", workers=workers)
     require_same_files(tmp_path / "whole", tmp_path / "r")
     assert {path.name for path in (tmp_path / "r").glob(".*")} == {".writer"}
+
+
+def test_parts_of_workers_that_were_killed_do_not_stay(model, tmp_path):
+    """Whoever continues, alone as well."""
+    left = tmp_path / "r" / ".parts-1" / "00000000-00000002"
+    record_texts(plan(model), tmp_path / "r")
+    shutil.copytree(tmp_path / "r", left)
+    record_texts(plan(model), tmp_path / "r")
+    assert {path.name for path in (tmp_path / "r").glob(".*")} == {".writer"}
+    with pytest.raises(FileNotFoundError):  # a worker who outlived them does not bring them back
+        record_part(plan(model), left)
+
+
+def test_a_process_reads_a_models_weights_once_while_its_files_stay(model, tmp_path, monkeypatch):
+    """Parts are small and a checkpoint is large."""
+    monkeypatch.setattr(recording_plan, "load", loads := Mock(wraps=load))
+    reads = Mock(wraps=model_files.weights_digest)
+    for module in (models, model_files):
+        monkeypatch.setattr(module, "weights_digest", reads)
+    start, embed = shutil.copytree(model, tmp_path / "start"), ("embed",)
+    recording_plan.loaded_model.cache_clear()
+    for i in range(3):
+        record_part(plan(str(start), sites=embed), tmp_path / f"{2 * i:08}-{2 * i + 2:08}")
+    assert loads.call_count == reads.call_count == 1
+    spoil(start, "model.layers.0.mlp.down_proj.weight")
+    with pytest.raises(InvalidValueError, match="not finite"):
+        record_part(plan(str(start), sites=("resid_post",)), tmp_path / "00000000-00000001")
+    assert loads.call_count == reads.call_count == 2
+    recording_plan.loaded_model.cache_clear()
+
+
+def test_an_adapters_base_is_one_of_its_files(model, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": model}))
+    own, *base = recording_plan.file_states(str(tmp_path))
+    assert own[0].endswith("adapter_config.json")
+    assert base == list(recording_plan.file_states(model))
+    for config in ('{"base_model_name_or_path": "no/where"}', '{"base_model_name_or_path": 5}', "[",
+                   "{}"):  # fmt: skip
+        (tmp_path / "adapter_config.json").write_text(config)
+        assert len(recording_plan.file_states(str(tmp_path))) == 1  # `load` says what is wrong
 
 
 @pytest.mark.slow
@@ -267,6 +311,7 @@ def test_an_adapter_directory(model, tmp_path):
         ({"positions": "last"}, UnknownNameError, "no choice of positions called 'last'"),
         ({"positions": "response:0"}, UnknownNameError, "response:5"),
         ({"batch_size": 0}, InvalidValueError, "batch_size must be at least 1"),
+        ({"sites": ()}, InvalidValueError, "no sites were given"),
         ({"model": "nowhere/nothing"}, UnknownNameError, "no model called"),
         ({"template": "no such"}, UnknownNameError, "no chat template"),
         (
@@ -357,6 +402,13 @@ def test_the_command(model, data, tmp_path, capsys):
         (["--positions", "somewhere"], None, "no choice of positions called 'somewhere'"),
         (["--group", "sort"], None, "no column called 'sort'"),
         (["--workers", "0"], None, "workers must be at least 1"),
+        (["--sites"], None, "no sites were given"),
+        (
+            ["--data", "lab", "--name", "n", "--version", "2"],
+            None,
+            "lab has a name, a version and columns of its own, so name='n', version='2' would",
+        ),
+        (["--data", "lab", "--response", ""], None, "so response='' would have no effect"),
         ([], "", "holds no rows"),
         ([], '{"a": "x", "b": "y"}', "no column of prompts among a, b"),
         ([], '{"prompt": "x", "response": ""}', "its response is ''; expected text"),
@@ -372,6 +424,15 @@ def test_mistakes_end_in_one_line(model, data, tmp_path, capsys, more, content, 
     said = capsys.readouterr().err
     assert said.startswith("error: ") and message in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path / "r").exists()
+
+
+def test_a_saved_panel_has_its_own_name(model, tmp_path, capsys):
+    texts().save(tmp_path / "set.json")
+    given = ["record", model, "--data", str(tmp_path / "set.json"), "-o", str(tmp_path / "r")]
+    assert cli.main([*given, "--group", "kind"]) == 2
+    assert "so group='kind' would have no effect" in capsys.readouterr().err
+    assert cli.main(given) == 0
+    assert Recording(tmp_path / "r").manifest.panel == texts().identity
 
 
 def test_a_folder_that_holds_other_things(model, data, tmp_path, capsys):

@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import tiny
 from workbench.alignment import read_both, require_same_panel
+from workbench.data import Example, encode
 from workbench.datasets_in import read_texts
 from workbench.errors import InvalidValueError, RecordingError, UnknownNameError, WorkbenchError
 from workbench.lab.domain import LabDomain
 from workbench.panel import Panel, prompt_set
 from workbench.prompt_sets import PromptSet, Text, read_prompt_set
+from workbench.recording import Recorder
 from workbench.recording_writer import RecordingWriter
 from workbench.recordings import Recording
 
@@ -99,9 +102,19 @@ def test_a_set_from_a_table(tmp_path):
     assert made.groups() == {"rows-0": "hazard", "rows-1": ""}
     with pytest.raises(UnknownNameError, match="no column called 'sort'"):
         read_texts(path, group="sort")
+    path.write_text(json.dumps(rows[0] | {"kind": ["hazard"]}))
+    with pytest.raises(InvalidValueError, match=r"row 0: its group is \['hazard'\]; expected"):
+        read_texts(path, group="kind")
     path.write_text("")
     with pytest.raises(InvalidValueError, match="holds no rows"):
         read_texts(path)
+
+
+@pytest.mark.parametrize("given", ["name", "version", "prompt", "response", "group"])
+def test_a_saved_set_has_a_name_and_columns_of_its_own(tmp_path, given):
+    panel().save(tmp_path / "set.json")
+    with pytest.raises(InvalidValueError, match=f"set.json, a saved prompt set, has .*{given}='x'"):
+        read_texts(tmp_path / "set.json", **{given: "x"})
 
 
 def test_the_lab_domain_gives_a_panel():
@@ -135,6 +148,11 @@ def record(folder, texts=None, order=("a", "b", "c"), lengths=(2, 3, 1), shift=0
     with RecordingWriter(folder, [SITE], panel=identity or None, **more) as writer:
         writer.append(5, order, lengths, acts)
     return Recording(folder)
+
+
+def unnamed(folder, tokens, **more):
+    """Recorded from batches, without saying which tokenizer it was."""
+    return record(folder, tokens=tokens, **({"tokenizer": None} | more))
 
 
 def test_rows_of_two_recordings_line_up_by_example(tmp_path):
@@ -179,3 +197,49 @@ def test_other_tokens_are_refused(tmp_path):
         for t in "tu"
     ]
     read_both(*pooled, SITE, steps=(5, 5))  # one row an example lines up under any tokenizer
+
+
+def test_token_ids_are_compared_where_they_are_known(tmp_path):
+    one = record(tmp_path / "one", tokens="x")
+    other = record(tmp_path / "other", tokens="y")
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(RecordingError, match="were given other token ids of the same texts"):
+            require_same_panel(*pair)
+    require_same_panel(one, record(tmp_path / "same", tokens="x"))
+    require_same_panel(one, record(tmp_path / "unknown"))  # the same tokenizer, at least
+    for positions, lengths in (("mean_response", (1, 1, 1)), ("last_prompt", (1, 1, 1))):
+        more = {"positions": positions, "lengths": lengths}
+        pair = [record(tmp_path / f"{positions}{x}", tokens=x, **more) for x in "xy"]
+        if positions == "last_prompt":  # which nothing behind it can change
+            require_same_panel(*pair)
+            continue
+        with pytest.raises(RecordingError, match="other token ids"):
+            require_same_panel(*pair)
+
+
+def test_two_unknown_tokenizers_are_not_the_same(tmp_path):
+    none = unnamed(tmp_path / "none", None)
+    known = unnamed(tmp_path / "known", "x")
+    for pair in ((none, unnamed(tmp_path / "none2", None)), (none, known), (known, none)):
+        with pytest.raises(RecordingError, match="neither says which tokenizer it was"):
+            require_same_panel(*pair)
+    with pytest.raises(RecordingError, match="other token ids"):
+        require_same_panel(known, unnamed(tmp_path / "known2", "y"))
+    require_same_panel(known, unnamed(tmp_path / "known3", "x"))
+    more = {"positions": "mean_response", "lengths": (1, 1, 1)}
+    require_same_panel(*(unnamed(tmp_path / f"mean{i}", None, **more) for i in range(2)))
+
+
+def test_texts_that_a_recorder_was_given_cut_are_not_the_whole_ones(tmp_path):
+    text = Text("a", "hi", "one two three four five six")
+    both = []
+    for length in (None, 8):
+        x = encode(tiny.tokenizer(), [Example(text.id, text.prompt, text.response)],
+                   max_length=length)  # fmt: skip
+        more = {"texts": panel(text).identity, "tokenizer": "t", "positions": "mean_response"}
+        with Recorder(tmp_path / str(length), [x], **more) as recorder:
+            recorder(tiny.llama(), 0)
+        both.append(Recording(tmp_path / str(length)))
+    with pytest.raises(RecordingError, match="other token ids"):
+        require_same_panel(*both)
+    require_same_panel(both[0], both[0])

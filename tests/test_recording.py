@@ -9,7 +9,13 @@ from tests import tiny
 from tests.activations.models import LENGTHS, PROMPT, batch, hook_count, loss
 from workbench.activations import HookedLM
 from workbench.data import Batch, encode
-from workbench.errors import InvalidValueError, RecordingError, SiteError, UnknownNameError
+from workbench.errors import (
+    InvalidValueError,
+    RecordingError,
+    SiteError,
+    UnknownNameError,
+    WorkbenchWarning,
+)
 from workbench.recording import Mask, Recorder, kept_positions
 from workbench.recording_budget import parse_bytes
 from workbench.recordings import Recording
@@ -134,8 +140,35 @@ def test_an_error_leaves_what_was_recorded(tmp_path):
     with pytest.raises(ZeroDivisionError), Recorder(tmp_path, panel()) as recorder:
         recorder(tiny.llama(), 0)
         raise ZeroDivisionError
-    assert Recording(tmp_path).steps == (0,)
-    assert not Recording(tmp_path).manifest.complete
+    with pytest.warns(WorkbenchWarning, match="6 rows of 6 examples at 1 steps are readable"):
+        recording = Recording(tmp_path)
+    assert recording.steps == (0,) and not recording.manifest.complete
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+def test_half_a_step_is_never_recorded(tmp_path, error):
+    """An error that is not ours in the second batch, and a caller who goes on."""
+    model, passes = tiny.llama(), []
+
+    def fails(*_):
+        passes.append(1)
+        if len(passes) == 2:
+            raise error
+
+    recorder = Recorder(tmp_path, panel())
+    recorder(model, 0)
+    hook = model.model.layers[0].register_forward_hook(fails)
+    with pytest.raises(error):
+        recorder(model, 1)
+    hook.remove()
+    for go_on in (lambda: recorder(model, 2), recorder.close):
+        with pytest.raises(RecordingError, match=r"closed or interrupted.*resume=True"):
+            go_on()
+    with pytest.warns(WorkbenchWarning), Recorder(tmp_path, panel(), resume=True) as again:
+        assert [again(model, step) for step in (0, 1, 2)] == [False, True, True]
+    recording = Recording(tmp_path)
+    recording.verify()
+    assert all(len(recording.lengths(step)) == 6 for step in (0, 1, 2))
 
 
 def test_layouts_are_shared_between_steps(tmp_path):
@@ -152,6 +185,8 @@ def test_bad_input_is_refused_at_the_door(tmp_path):
         Recorder(tmp_path, [])
     with pytest.raises(InvalidValueError, match="every=0"):
         Recorder(tmp_path, panel(), every=0)
+    with pytest.raises(InvalidValueError, match="no sites were given"):
+        Recorder(tmp_path, panel(), [])
     with pytest.raises(SiteError, match="Did you mean 'resid_post'"):
         Recorder(tmp_path, panel(), ["resid_pots"])(tiny.llama(), 0)
     assert not list(tmp_path.iterdir())
@@ -244,7 +279,8 @@ def test_a_recording_never_grows_beyond_what_is_allowed(tmp_path):
     assert all(recorder(tiny.llama(), step) for step in range(3))
     with pytest.raises(RecordingError, match=rf"would pass the limit of {3 * size + 1}"):
         recorder(tiny.llama(), 3)
-    recording = Recording(tmp_path)
+    with pytest.warns(WorkbenchWarning, match="stopped before it was done"):
+        recording = Recording(tmp_path)
     assert recording.steps == (0, 1, 2)
     recording.verify()
 

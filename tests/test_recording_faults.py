@@ -5,6 +5,7 @@ what was written, number by number: an error that says so is fine, other numbers
 """
 
 import errno
+import io
 import multiprocessing
 import os
 import random
@@ -18,9 +19,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests import tiny
 from tests.activations.models import batch
+from workbench import row_files
 from workbench.errors import RecordingError, RunError, WorkbenchWarning
 from workbench.recording import Recorder
 from workbench.recording_writer import RecordingWriter
@@ -31,6 +34,7 @@ SITES = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 EXAMPLES, LENGTHS, WIDTH, STEPS = ("a", "b", "c"), (3, 1, 5), 6, 4
 KILLS = 24
 FLIPS = 120
+pytestmark = pytest.mark.filterwarnings("ignore:Its writer stopped before it was done")
 
 
 def rows(step, site, width=WIDTH):
@@ -191,6 +195,39 @@ def test_an_append_that_was_interrupted_is_never_flushed(tmp_path, monkeypatch):
     with pytest.warns(WorkbenchWarning), open_writer(tmp_path, resume=True) as writer:
         append(writer, 1)
     require_right(Recording(tmp_path))
+
+
+def test_rows_that_were_interrupted_are_never_flushed(tmp_path, monkeypatch):
+    """Ctrl-C within one site's rows: in the file, and not counted by it."""
+    writer = open_writer(tmp_path)
+    append(writer, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(row_files.zlib, "crc32", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            append(writer, 1)
+    for go_on in (writer.flush, writer.close, lambda: append(writer, 2)):
+        with pytest.raises(RecordingError, match="interrupted"):
+            go_on()
+    recording = Recording(tmp_path)
+    recording.verify()
+    require_right(recording)
+    assert recording.steps == (0,)
+
+
+def test_what_was_killed_before_its_first_flush_leaves_nothing(tmp_path):
+    """Continued with other sites, because none was recorded."""
+    writer = open_writer(tmp_path)
+    writer.append(0, EXAMPLES, LENGTHS, {site: rows(0, site) for site in SITES})
+    writer.abandon()
+    (tmp_path / "empty.safetensors").touch()  # killed as it was made
+    save_file({"x": rows(0, SITES[0])}, tmp_path / "mine.safetensors")  # not a recording's
+    with RecordingWriter(tmp_path, SITES[:1], positions="response", resume=True) as writer:
+        writer.append(0, EXAMPLES, LENGTHS, {SITES[0]: rows(0, SITES[0])})
+    recording = Recording(tmp_path)
+    recording.verify()
+    require_right(recording)
+    left = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert left == [f"{SITES[0]}.safetensors", "mine.safetensors"]
 
 
 # --- bytes that flip, files that end early --------------------------------------------------------
@@ -368,26 +405,68 @@ def test_no_space_at_any_write(tmp_path, monkeypatch, nth):
         require_right(Recording(tmp_path))
 
 
-def test_a_read_only_folder(tmp_path, monkeypatch):
-    """Reading needs no writing; a writer says why it cannot, to root as well."""
-    make(tmp_path / "done")
-    real = os.open
+READ_ONLY = r"Read-only file system.*make the folder writable"
 
-    def refuse(path, flags, *more, **named):
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+
+@pytest.mark.parametrize("part", [".writer", ".partial-manifest", ".safetensors"])
+def test_what_may_not_be_written(tmp_path, monkeypatch, part):
+    """Lock, manifest or rows alone: a writer says why it cannot; reading needs no writing."""
+    make(tmp_path)
+    low, high = os.open, io.open
+    refused = []
+
+    def refuse(path, writing):
+        if part in str(path) and writing:
+            refused.append(path)
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        return real(path, flags, *more, **named)
+
+    def open_low(path, flags, *more, **named):
+        refuse(path, flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        return low(path, flags, *more, **named)
+
+    def open_high(path, mode="r", *more, **named):
+        refuse(path, set(mode) & set("wax+"))
+        return high(path, mode, *more, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refuse)
-        recording = Recording(tmp_path / "done")
+        patch.setattr(os, "open", open_low)
+        patch.setattr(io, "open", open_high)
+        recording = Recording(tmp_path)
         recording.verify()
         require_right(recording)
-        assert recording.unfinished is None
-        with pytest.raises(
-            RecordingError, match=r"Read-only file system.*make the folder writable"
-        ):
-            open_writer(tmp_path / "done", resume=True)
+        assert recording.unfinished is None and not refused
+        with pytest.raises(RecordingError, match=READ_ONLY):
+            open_writer(tmp_path, resume=True)
+        assert refused
+    require_right(Recording(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WorkbenchWarning)  # offsets that were no longer promised
+        writer = open_writer(tmp_path, resume=True)
+    with writer:
+        append(writer, STEPS)
+    require_right(Recording(tmp_path))
+
+
+def test_a_read_only_disk(tmp_path):
+    """A real one, which stops root as well."""
+    make(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    bind = subprocess.run(["mount", "--bind", tmp_path, tmp_path], capture_output=True, check=False)
+    if bind.returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", tmp_path], check=True)
+        recording = Recording(tmp_path)
+        recording.verify()
+        require_right(recording)
+        with pytest.raises(RecordingError, match=READ_ONLY):
+            open_writer(tmp_path, resume=True)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_folder_in_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RecordingError, match="cannot write to"):
         open_writer(tmp_path / "file" / "recording")

@@ -226,7 +226,10 @@ def unfinished(folder):
 
 def test_a_crash_leaves_everything_before_the_last_flush(tmp_path):
     unfinished(tmp_path)
-    recording = Recording(tmp_path)
+    with pytest.warns(WorkbenchWarning) as said:
+        recording = Recording(tmp_path)
+    (warning,) = said
+    assert str(warning.message) == Recording(tmp_path, warn=False).unfinished
     assert recording.steps == (0,)
     assert not recording.manifest.complete
     assert "3 rows of 1 examples at 1 steps are readable" in recording.unfinished
@@ -287,6 +290,26 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path):
         writer.append(0, ["a"], [2], {"s": rows(2)})
 
 
+@pytest.mark.filterwarnings("error")
+def test_whoever_opens_a_whole_recording_is_not_warned(tmp_path, monkeypatch):
+    make(tmp_path / "whole")
+    Recording(tmp_path / "whole")
+    writer = RecordingWriter(tmp_path / "r", ["s"], positions="all")
+    writer.append(0, ["a"], [2], {"s": rows(2)})
+    writer.flush()
+
+    def completed_meanwhile(self):
+        writer.close()
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recording, "_being_written", completed_meanwhile)
+        recording = Recording(tmp_path / "r")
+    assert recording.unfinished is None
+    recording.verify()
+
+
+@pytest.mark.filterwarnings("error")
 def test_a_growing_recording_can_be_read(tmp_path):
     writer = RecordingWriter(tmp_path, ["s"], positions="all")
     for step in range(3):

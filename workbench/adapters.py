@@ -3,11 +3,13 @@
 Hu et al., ICLR 2022, arXiv:2106.09685, through the peft library.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -36,12 +38,18 @@ def with_lora(
         seed: of A's random start; torch's global generator is not moved.
 
     Raises:
-        InvalidValueError: a rank below 1.
+        InvalidValueError: a rank below 1, or the model has adapters already.
         UnknownNameError: a target that names no linear layer.
     """
     if rank < 1:
         raise InvalidValueError(f"the rank of an adapter is at least 1, not {rank}.")
     refuse_read_only(model, "adding adapters")
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise InvalidValueError(
+            "adapters were to be added to a model that has adapters already. Merge those into its "
+            "weights first (workbench.adapters.merge_lora), or set lora_rank=0 to train what is "
+            "trainable of it, its own adapters."
+        )
     found = linear_layers(model)
     for target in targets or ():
         if not any(name.split(".")[-1] == target or name == target for name in found):
@@ -57,6 +65,20 @@ def with_lora(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+@contextmanager
+def merged_afterwards(model: nn.Module, **settings: Any) -> Iterator[nn.Module]:
+    """`with_lora` for the time of a training; however that ends, the model is a plain one again.
+
+    Its weights are then those that the adapted model had, which is what training in place leaves
+    without adapters, too.
+    """
+    adapted = with_lora(model, **settings)
+    try:
+        yield adapted
+    finally:
+        merge_lora(adapted)
 
 
 def merge_lora(model: Any) -> nn.Module:

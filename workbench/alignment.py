@@ -22,7 +22,8 @@ def require_same_panel(one: Recording, two: Recording) -> None:
 
     Raises:
         RecordingError: no panel, another panel (the message names the examples that differ), other
-            positions, or another tokenizer where that moves tokens.
+            positions, other token ids, or a tokenizer that is another or unknown where that moves
+            tokens.
     """
     first, second = (recording.manifest.panel for recording in (one, two))
     for recording, panel in ((one, first), (two, second)):
@@ -45,6 +46,25 @@ def require_same_panel(one: Recording, two: Recording) -> None:
                 f"{one.path} and {two.path} differ in their {what} ({a}, {b}), so their rows are "
                 "not of the same tokens."
             )
+    _require_same_tokens(one, two)
+
+
+def _require_same_tokens(one: Recording, two: Recording) -> None:
+    """Token ids are compared where the manifests know them; the names above are what is left."""
+    a, b = one.manifest, two.manifest
+    if a.positions == "last_prompt" or a.tokenizer != b.tokenizer:
+        return  # pooled rows alone get here under two tokenizers
+    known = a.tokens is not None and b.tokens is not None
+    if known and a.tokens != b.tokens:
+        raise RecordingError(
+            f"{one.path} and {two.path} were given other token ids of the same texts (cut to "
+            "another length, say, or in another order), so their rows are not of the same tokens."
+        )
+    if not known and a.tokenizer is None and a.positions not in POOLED:
+        raise RecordingError(
+            f"{one.path} and {two.path} may have read their texts as different tokens: neither "
+            "says which tokenizer it was. Record with tokenizer=..."
+        )
 
 
 def differing(one: dict[str, str], two: dict[str, str]) -> str:

@@ -1,6 +1,12 @@
-"""Two published checkpoints side by side, without training: rows of several probes, one report."""
+"""Two published checkpoints side by side, without training: rows of several probes, one report.
 
-from collections.abc import Iterator
+Checkpoints of different sizes can be compared by what they say, not weight by weight: a probe that
+they do not suit is left out, and console and report say which and why.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +22,7 @@ from workbench.rows import Row, WeightChange
 from workbench.store import Store
 from workbench.task_vectors import WHOLE, Gram, gram
 from workbench.tokens import require_same_tokens
+from workbench.tolerant import tolerant
 
 COMPARED = ("vocabulary", "drift", "similarity", "cosine", "weights")
 """The probes of a comparison: of what is said, of hidden states, of weights."""
@@ -37,6 +44,8 @@ def compare(
 ) -> Path:
     """Compare a checkpoint with another one; return the report's file.
 
+    Probes that refuse this pair are left out, with their reasons.
+
     Args:
         model: the checkpoint, as in `models.load`.
         reference: what it is compared with.
@@ -50,25 +59,44 @@ def compare(
         probes: names of the probes.
 
     Raises:
-        InvalidValueError: checkpoints that cannot be compared; the message says why.
+        InvalidValueError: checkpoints that cannot be compared, or not by any of the probes; the
+            message says why.
     """
     one = tokenizer_of(model, template)
     own = template or one.chat_template
     require_same_tokens(one, tokenizer_of(reference, own), model, reference)  # before any weights
     vectors = None if base is None else gram(base, [model, reference])
-    chosen = {name: PROBES[name]() for name in probes if base is None or name != "weights"}
+    left_out: dict[str, InvalidValueError] = {}
+    chosen = {
+        name: tolerant(PROBES[name](), partial(left_out.__setitem__, name))
+        for name in probes
+        if base is None or name != "weights"
+    }
     console.print(f"comparing {model} with {reference} on {data}", highlight=False)
     looked = look("compare", chosen, model, reference, data, split=split, prompts=prompts,
                   template=template, base=base or "", digest=tokenizer_digest(one))  # fmt: skip
     if vectors is not None and base is not None:
         looked.rows.extend(_angles(vectors, base, reference))
     if not looked.rows:
-        raise InvalidValueError(f"nothing was measured: none of {', '.join(probes)} gave a row.")
+        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise InvalidValueError(
+            f"nothing was measured: none of {', '.join(probes)} gave a row. {why}".rstrip()
+        )
+    for name, reason in left_out.items():
+        console.print(f"left out: {name}. {reason}", markup=False, highlight=False)
+    looked = _noted(looked, left_out)
     looked.keep(out, console)
     report = write_report(Store(out), looked.header.id, model, reference, out / REPORT)
     _say(looked, console)
     console.print(f"report: {report}\npages: python -m app {out}", highlight=False)
     return report
+
+
+def _noted(looked: Looked, left_out: Mapping[str, Exception]) -> Looked:
+    """The header says what was left out, so that the report does."""
+    reasons = {name: str(why) for name, why in left_out.items()}
+    about = (looked.header.probe or {}) | {"left_out": reasons}
+    return replace(looked, header=replace(looked.header, probe=about))
 
 
 def _angles(vectors: Gram, base: str, other: str) -> Iterator[Row]:

@@ -34,7 +34,12 @@ def write_report(store: Store, run: str, model: str, reference: str, path: Path)
         RunError: the file cannot be written.
     """
     header = store.get(run)
-    parts = [_head(header, model, reference), _numbers(store, header), *_figures(store, header)]
+    parts = [
+        _head(header, model, reference),
+        _left_out(header),
+        _numbers(store, header),
+        *_figures(store, header),
+    ]
     title = escape(f"{model} beside {reference}")
     text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -61,6 +66,13 @@ def _head(header: RunHeader, model: str, reference: str) -> str:
         f"<details class=provenance><summary>chat template of both</summary><pre>{template}</pre>"
         "</details>"
     )
+
+
+def _left_out(header: RunHeader) -> str:
+    """Which probes the two checkpoints do not suit, and why."""
+    reasons = (header.probe or {}).get("left_out") or {}
+    said = [f"<p><b>{escape(name)}</b>: {escape(why)}</p>" for name, why in reasons.items()]
+    return f"<h2>Left out</h2>{''.join(said)}" if said else ""
 
 
 def _numbers(store: Store, header: RunHeader) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
+from jinja2 import TemplateError
 from torch import Tensor
 
 from workbench.errors import InvalidValueError, MissingStreamError, ModelError
@@ -95,25 +96,39 @@ def prompt_text(tokenizer: Any, prompt: str) -> str:
     """The prompt as the chat template renders it, ready for the model to answer.
 
     Raises:
-        ModelError: the tokenizer has no chat template.
+        ModelError: the tokenizer has no chat template, or one that cannot render this.
     """
     if not tokenizer.chat_template:
         raise ModelError(
             "the tokenizer has no chat template, so a prompt cannot be told from its answer. "
             "Set tokenizer.chat_template, or load the model with chat_template='plain'."
         )
-    turn = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return _rendered(tokenizer, [("user", prompt)], add_generation_prompt=True)
 
 
 def response_text(tokenizer: Any, prompt: str, response: str) -> str:
-    """The response as the chat template renders it, end of turn included."""
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    """The response as the chat template renders it, end of turn included.
+
+    Raises:
+        ModelError: the tokenizer has no chat template, or one that cannot render this.
+    """
+    whole = _rendered(tokenizer, [("user", prompt), ("assistant", response)])
     head = prompt_text(tokenizer, prompt)
     if whole.startswith(head):
         return whole[len(head) :]
     return response + (tokenizer.eos_token or "")  # templates that rewrite the assistant's turn
+
+
+def _rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], **options: Any) -> str:
+    talk = [{"role": role, "content": content} for role, content in turns]
+    try:
+        return tokenizer.apply_chat_template(talk, tokenize=False, **options)
+    except TemplateError as error:
+        roles = " and ".join(role for role, _ in turns)
+        raise ModelError(
+            f"the chat template cannot render a turn of {roles}: {error}. Mend it, or give another "
+            "(--template, chat_template=...)."
+        ) from error
 
 
 def token_ids(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:

@@ -5,19 +5,19 @@ JailbreakBench, Alpaca, GSM8K, TOFU, circuit breakers, and files of messages. Te
 stands in the file: nothing is guessed to be a number or a missing value.
 """
 
-import csv
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
+from workbench.conversations import answered, asked, is_text
 from workbench.data import Example
-from workbench.errors import InvalidValueError, UnknownNameError, WorkbenchError
+from workbench.errors import InvalidValueError, UnknownNameError
 from workbench.prompt_sets import PromptSet, read_prompt_set
 from workbench.prompt_sets import Text as PanelText
+from workbench.table_files import FORMATS, read_rows
+
+__all__ = ["FORMATS", "as_examples", "read_examples", "read_texts", "require_table"]
 
 PROMPTS = ("prompt", "instruction", "question", "goal", "behavior", "forbidden_prompt", "query")
 RESPONSES = ("response", "output", "completion", "answer", "target")
@@ -25,11 +25,10 @@ TEXTS = ("text", "txt_chunk", "text_chunk")
 """Plain text, learnt without a prompt."""
 MESSAGES = ("messages", "conversations", "turns")
 """A conversation: its first user turn (after the system's, if any) and the answer to it."""
-USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
 
 Row = Mapping[str, Any]
-Text = Callable[[Row], str | None]
-"""Takes one side of an example from a row; None where the row does not hold it."""
+Text = Callable[[Row], Any]
+"""Takes one side of an example from a row: text, or whatever stands there instead of it."""
 
 
 def read_examples(
@@ -65,7 +64,7 @@ def read_texts(
     path: str | Path,
     *,
     name: str | None = None,
-    version: str = "1",
+    version: str | None = None,
     prompt: str | None = None,
     response: str | None = None,
     group: str | None = None,
@@ -75,7 +74,7 @@ def read_texts(
     Args:
         path: as in `read_examples`, or a prompt set's own file.
         name: of the set; by default the file's.
-        version: of the set.
+        version: of the set; by default `1`.
         prompt: the column of prompts, as in `read_examples`.
         response: the column of responses, likewise.
         group: the column that says what kind of text a row is; by default `group`, if there is one.
@@ -83,21 +82,48 @@ def read_texts(
     Raises:
         WorkbenchError: no such file, or one that cannot be read.
         UnknownNameError: a column was named that the file does not have.
-        InvalidValueError: no column was recognised, or a row does not hold text there.
+        InvalidValueError: no column was recognised, a row does not hold text there, or a saved
+            set was given another name, version or columns.
     """
     file = Path(path)
     if (saved := read_prompt_set(file)) is not None:
+        given = {"name": name, "version": version, "prompt": prompt, "response": response}
+        require_table(f"{file}, a saved prompt set,", **given, group=group)
         return saved
-    rows = read_rows(file)
+    rows = _mappings(read_rows(file))
     if not rows:
         raise InvalidValueError(f"{file} holds no rows.")
     examples = as_examples(rows, file.stem, prompt=prompt, response=response, source=str(file))
-    known = {key.lower(): key for row in rows if isinstance(row, Mapping) for key in row}
+    known = _by_lower_case(rows)
     column = _named(known, group) if group else known.get("group")
-    found = [row.get(column) if column else None for row in rows]
-    kinds = ["" if kind is None else str(kind) for kind in found]
+    found = [None if column is None else row.get(column) for row in rows]
+    kinds = [_kind(value, f"{file}, row {i}") for i, value in enumerate(found)]
     texts = [PanelText(x.id, x.prompt, x.response, k) for x, k in zip(examples, kinds, strict=True)]
-    return PromptSet(name or file.stem, version, tuple(texts))
+    return PromptSet(name or file.stem, version or "1", tuple(texts))
+
+
+def _kind(value: Any, where: str) -> str:
+    if isinstance(value, Mapping | list):
+        raise InvalidValueError(f"{where}: its group is {short(value)}; expected a short text.")
+    return "" if value is None else str(value)
+
+
+def require_table(source: str, **given: str | None) -> None:
+    """Refuse what only a table of rows can be told.
+
+    Args:
+        source: what is no such table, in words.
+        given: name, version or columns that were asked for; None where nothing was.
+
+    Raises:
+        InvalidValueError: something was given; the message names it.
+    """
+    idle = [f"{what}={value!r}" for what, value in given.items() if value is not None]
+    if idle:
+        raise InvalidValueError(
+            f"{source} has a name, a version and columns of its own, so {', '.join(idle)} would "
+            "have no effect. Leave it out, or give a table of rows."
+        )
 
 
 def as_examples(
@@ -116,8 +142,8 @@ def as_examples(
     examples' ids, `source` is what errors speak of.
     """
     source = source or name
-    rows = [row if isinstance(row, Mapping) else {"messages": row} for row in rows]
-    columns = {name.lower(): name for row in rows for name in row}
+    rows = _mappings(rows)
+    columns = _by_lower_case(rows)
     ask, answer = _columns(columns, prompt, response, source)
     kept = [(i, row) for i, row in enumerate(rows) if _matches(row, where or {}, columns)]
     if not kept:
@@ -125,12 +151,22 @@ def as_examples(
     return [_example(f"{name}-{i}", row, ask, answer, f"{source}, row {i}") for i, row in kept]
 
 
+def _mappings(rows: Iterable[Any]) -> list[Row]:
+    """A row that has no columns is a conversation."""
+    return [row if isinstance(row, Mapping) else {MESSAGES[0]: row} for row in rows]
+
+
+def _by_lower_case(rows: Iterable[Row]) -> dict[str, str]:
+    """The columns' names, by themselves in lower case."""
+    return {name.lower(): name for row in rows for name in row if isinstance(name, str)}
+
+
 def _example(name: str, row: Row, ask: Text | None, answer: Text | None, where: str) -> Example:
-    asked, answered = (None if take is None else take(row) for take in (ask, answer))
-    for side, take, text in (("prompt", ask, asked), ("response", answer, answered)):
-        if take is not None and not (isinstance(text, str) and text.strip()):
-            raise InvalidValueError(f"{where}: its {side} is {text!r}; expected text.")
-    return Example(name, asked, answered or "")
+    texts = [None if take is None else take(row) for take in (ask, answer)]
+    for side, take, text in zip(("prompt", "response"), (ask, answer), texts, strict=True):
+        if take is not None and not is_text(text):
+            raise InvalidValueError(f"{where}: its {side} is {short(text)}; expected text.")
+    return Example(name, texts[0], texts[1] or "")
 
 
 def _columns(
@@ -139,7 +175,8 @@ def _columns(
     """How to take prompt and response from a row; None for a side that there is not."""
     talk = _known(columns, MESSAGES)
     if talk and prompt is None and response in (None, ""):
-        return _turn(talk, 0), (_turn(talk, 1) if response is None else None)
+        answer = (lambda row: answered(row.get(talk))) if response is None else None
+        return (lambda row: asked(row.get(talk))), answer
     text = _known(columns, TEXTS)
     asks = _named(columns, prompt) if prompt else _known(columns, PROMPTS)
     answers = _named(columns, response) if response else _known(columns, RESPONSES)
@@ -173,34 +210,13 @@ def _cell(column: str) -> Text:
 def _prompt(column: str, columns: Mapping[str, str]) -> Text:
     extra = columns.get("input") if column.lower() == "instruction" else None
 
-    def take(row: Row) -> str | None:
-        more = row.get(extra) if extra else None
-        return f"{row[column]}\n\n{more}" if more else row.get(column)
+    def take(row: Row) -> Any:
+        text, more = row.get(column), row.get(extra) if extra else None
+        if more in (None, "") or not is_text(text):
+            return text
+        return f"{text}\n\n{more}" if isinstance(more, str) else more
 
     return take
-
-
-def _turn(column: str, index: int) -> Text:
-    """The user's first turn (0) or the answer to it (1)."""
-
-    def take(row: Row) -> str | None:
-        turns = [_role_and_text(turn, i) for i, turn in enumerate(row.get(column) or [])]
-        roles = [role for role, _ in turns]
-        first = next((i for i, role in enumerate(roles) if role in USER), len(turns))
-        found = turns[first + index : first + index + 1]
-        if not found or (index and found[0][0] not in ASSISTANT):
-            return None
-        system = [text for role, text in turns[:first] if role == "system" and text]
-        return "\n\n".join([*system, found[0][1]]) if index == 0 else found[0][1]
-
-    return take
-
-
-def _role_and_text(turn: Any, place: int) -> tuple[str, str]:
-    if isinstance(turn, Mapping):
-        role, text = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        return str(role), text if isinstance(text, str) else ""
-    return ("assistant" if place % 2 else "user"), str(turn)  # a bare list of texts
 
 
 def _matches(row: Row, wanted: Mapping[str, object], columns: Mapping[str, str]) -> bool:
@@ -209,49 +225,3 @@ def _matches(row: Row, wanted: Mapping[str, object], columns: Mapping[str, str])
         str(row.get(_named(columns, name))).lower() == str(value).lower()
         for name, value in wanted.items()
     )
-
-
-def read_rows(file: Path) -> list[Any]:
-    """The rows of a file as they are.
-
-    Raises:
-        WorkbenchError: no such file, or one that cannot be read.
-    """
-    if not file.is_file():
-        raise WorkbenchError(f"there is no file {str(file)!r}.")
-    if file.suffix[1:] not in FORMATS:
-        raise WorkbenchError(f"{file} is not a .{', .'.join(FORMATS)} file.")
-    try:
-        return FORMATS[file.suffix[1:]](file)
-    except (ValueError, csv.Error, pyarrow.ArrowException) as error:
-        raise WorkbenchError(f"{file} cannot be read as {file.suffix[1:]}: {error}") from error
-
-
-def _csv(file: Path) -> list[Any]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        return list(csv.DictReader(lines, strict=True))
-
-
-def _json(file: Path) -> list[Any]:
-    rows = json.loads(file.read_text(encoding="utf-8-sig"))
-    if not isinstance(rows, list):
-        raise ValueError(f"expected a list of rows, found {type(rows).__name__}")
-    return rows
-
-
-def _jsonl(file: Path) -> list[Any]:
-    lines = file.read_text(encoding="utf-8-sig").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _parquet(file: Path) -> list[Any]:
-    return pyarrow.parquet.read_table(file).to_pylist()
-
-
-FORMATS: dict[str, Callable[[Path], list[Any]]] = {
-    "csv": _csv,
-    "json": _json,
-    "jsonl": _jsonl,
-    "parquet": _parquet,
-}
-"""File suffix to the function that reads its rows."""

@@ -117,7 +117,7 @@ def final_states(model: nn.Module, batch: Batch, *, own_head: bool = False) -> F
     require_room(lm, batch)
     head = read_out(lm)
     parts = []
-    with evaluating(lm.parts.base):
+    with evaluating(lm.model):
         for part in batch.split(MICRO_BATCH):
             states = lm.stream(part)[:, :-1]
             parts.append(states[part.scored.to(states.device)].cpu())

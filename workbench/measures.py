@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from workbench.domains import Split
+from workbench.positions import Positions
 
 CURVE = (0, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64, 80, 96)
 """Attack steps at which checkpoints are measured: dense where curves of the lab models rise."""
@@ -23,6 +24,8 @@ class Measures:
     record_at: tuple[float, ...] = (0.0, 0.5, 1.0)
     """Shares of a defence or attack after which the panel's activations are recorded."""
     record_sites: tuple[str, ...] = ("resid_post",)
+    record_positions: Positions = "last_prompt"
+    """Which tokens are recorded; `response` is what the cosine probe reads, at more bytes."""
     prefill: int = 0
     """Most tokens of a compliant answer that a released model is given; 0 measures no prefills."""
     limit: int | None = None

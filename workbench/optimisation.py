@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from workbench import settings
 from workbench.errors import InvalidValueError
 
 OptimiserName = Literal["adamw", "adam", "sgd", "nesterov", "adagrad", "adadelta"]
@@ -51,9 +52,10 @@ class Fit:
     """Recompute every block in backward instead of keeping its activations."""
 
     def __post_init__(self) -> None:
+        settings.check(self)
         checks = {
             "steps": (self.steps >= 0, "at least 0"),
-            "lr": (self.lr > 0 and math.isfinite(self.lr), "a positive number"),
+            "lr": (self.lr > 0, "a positive number"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "micro_batch": (
                 self.micro_batch is None or self.micro_batch >= 1,
@@ -62,8 +64,6 @@ class Fit:
             "warmup": (self.warmup >= 0, "at least 0"),
             "clip": (self.clip is None or self.clip > 0, "positive or None"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "optimiser": (self.optimiser in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}"),
-            "schedule": (self.schedule in ("constant", "linear", "cosine"), "a known schedule"),
         }
         for name, (good, expected) in checks.items():
             if not good:

@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 import torch
 
 from workbench.errors import InvalidValueError, RecordingError, WorkbenchWarning
-from workbench.models import digest_of
 from workbench.parallel import Done, Job, run_jobs, threads
 from workbench.recording_budget import shown
 from workbench.recording_manifest import Layout
@@ -60,7 +59,7 @@ def record_texts(
     if workers < 1:
         raise InvalidValueError(f"workers must be at least 1, not {workers}.")
     with _threads():
-        ready = opened(plan, digest_of(plan.model))
+        ready = opened(plan)
         layouts = [ready.layout(batch) for batch in plan.batches]
         estimate = ready.estimate(layouts)
         say(f"{estimate}{'' if max_bytes is None else f' (at most {shown(max_bytes)} allowed)'}")
@@ -69,6 +68,7 @@ def record_texts(
         with _quietly():
             writer = ready.writer(folder, max_bytes)
         with writer:
+            _clear_parts(folder)
             if writer.dropped:
                 say(f"Continued from its last flush. {writer.dropped}")
             done = _begun(writer, layouts)
@@ -104,8 +104,6 @@ def _together(
 ) -> None:
     """Record the batches that are left in several processes, and put them in their order."""
     total = len(plan.batches)
-    for old in writer.folder.glob(PARTS + "*"):  # of somebody who was killed
-        shutil.rmtree(old, ignore_errors=True)
     size = min(PART, max(1, -(-(total - begun) // (4 * workers))))  # the last ones end together
     left = [f"{a:08}-{min(a + size, total):08}" for a in range(begun, total, size)]
     ready: set[str] = set()
@@ -128,10 +126,24 @@ def _together(
         )
 
 
+def _clear_parts(folder: Path) -> None:
+    """Remove the parts of somebody who was killed. His workers may outlive him for a while.
+
+    Under another name they are out of the workers' reach, who then find no folder to write in.
+    """
+    for old in list(folder.glob(PARTS + "*")):
+        shutil.rmtree(old.rename(old.with_name(f"{old.name}-old")), ignore_errors=True)
+
+
 def record_part(plan: Plan, folder: Path) -> None:
-    """Record some batches, which the folder's name says, into a recording of their own."""
+    """Record some batches, which the folder's name says, into a recording of their own.
+
+    Raises:
+        FileNotFoundError: the folder of all parts is gone, because its owner was killed.
+    """
     start, stop = map(int, folder.name.split("-"))
-    ready = opened(plan, digest_of(plan.model))
+    ready = opened(plan)
+    folder.mkdir(exist_ok=True)  # and not the folder of all parts
     with _quietly():
         writer = ready.writer(folder)
     with writer:

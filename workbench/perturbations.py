@@ -96,7 +96,7 @@ def nll_gradients(lm: HookedLM, batch: Batch) -> Float[Tensor, "layer batch pos 
     """
     require_room(lm, batch)
     read = read_out(lm)
-    with evaluating(lm.parts.base), torch.enable_grad():
+    with evaluating(lm.model), torch.enable_grad():
         start = {"resid_pre.0": lambda x, _: x.detach().requires_grad_()}
         with lm.intervene(start), lm.record("resid_pre", last(lm), grad=True) as acts:
             lm.stream(batch)
@@ -130,7 +130,7 @@ def delta_nll(
     require_layers(lm, layer)
     read, keep = read_out(lm), keep.to(stream.device)
     some = max(1, ROWS // len(batch))
-    with evaluating(lm.parts.base):
+    with evaluating(lm.model):
         clean = response_nll(read, batch, run_from(lm, batch, stream, layer))
         parts = []
         for part in delta.split(some):

@@ -59,7 +59,7 @@ def gradient_bound(
     Args:
         sigma: s.d. of the reward under the policy (σ_R).
         spread: Σ_t E[1 − ‖π_t‖²]; or T·H̄ for the looser bound.
-        jacobian: an upper bound of the spectral norm of ∂logits/∂θ (Λ). An estimate from below,
-            such as one by power iteration, gives no valid bound.
+        jacobian: an upper bound of the spectral norm of ∂logits/∂θ (Λ) over all prefixes. One from
+            below, by power iteration or over some prefixes, gives an estimate and no valid bound.
     """
     return jacobian * fuel(sigma, spread).mean()

@@ -115,7 +115,7 @@ def read_prompt_set(path: str | Path) -> PromptSet | None:
     file = Path(path)
     try:
         found = _PARTS[file.suffix](file) if file.is_file() and file.suffix in _PARTS else None
-    except (OSError, ValueError, pa.ArrowException):
+    except (OSError, ValueError, RecursionError, pa.ArrowException):
         return None  # whoever reads tables of rows says what is wrong with it
     if found is None:
         return None

@@ -120,7 +120,7 @@ def _find(lm: HookedLM) -> ReadOut:
     batch = _dummy(base.config.get_text_config().vocab_size)
     last = f"resid_post.{lm.n_layers - 1}"
     quiet = torch.autocast(lm.parts.device.type, enabled=False)
-    with evaluating(base), quiet, instead((), ()), lm.record(last) as acts:
+    with evaluating(lm.model), quiet, instead((), ()), lm.record(last) as acts:
         own = lm(batch).logits
         if not torch.isfinite(own).all():
             raise ModelError(

@@ -20,6 +20,7 @@ from workbench.kept_rows import KeptRows, site_widths, tokens_digest, undisturbe
 from workbench.positions import Mask, Positions, kept_positions
 from workbench.processes import from_first, is_first
 from workbench.recording_budget import Estimate
+from workbench.recording_manifest import require_sites
 from workbench.recording_writer import RecordingWriter
 from workbench.stored_tensors import Dtype
 
@@ -28,6 +29,9 @@ __all__ = ["Dtype", "Mask", "Positions", "Recorder", "RecordingWriter", "kept_po
 
 class Recorder(Closing):
     """Records a panel's activations at chosen sites, positions and optimiser steps.
+
+    An error while it records ends the recording: the steps before are readable, and another
+    recorder with `resume=True` goes on from them.
 
     Args:
         folder: where the recording goes (format: `workbench.recordings`).
@@ -46,7 +50,8 @@ class Recorder(Closing):
             again: a run resumed from a checkpoint passes through the same weights once more.
 
     Raises:
-        InvalidValueError: an empty panel, an example in it twice or without a token to keep.
+        InvalidValueError: an empty panel, an example in it twice or without a token to keep; no
+            sites.
         RecordingError: the folder holds a recording already, or one that cannot be continued.
     """
 
@@ -72,6 +77,7 @@ class Recorder(Closing):
                 f"a panel needs examples with different ids, and every must be at least 1; given "
                 f"{len(ids)} examples with {len(set(ids))} ids, every={every}."
             )
+        require_sites(sites)
         self._parts = [KeptRows.of(batch, positions) for batch in panel]
         self._patterns, self._dtype, self._max_bytes = tuple(sites), dtype, max_bytes
         self._every, self._at = every, at
@@ -108,7 +114,11 @@ class Recorder(Closing):
             self._done = self._begin(lm, sites)
         if step in self._done:
             return False
-        self._record(lm, sites, step)
+        try:
+            self._record(lm, sites, step)
+        except BaseException:  # out of memory or Ctrl-C, too: half a step must never be flushed
+            self.abandon()
+            raise
         self._done.add(step)
         return True
 
@@ -130,7 +140,6 @@ class Recorder(Closing):
                 refused = error
         told = from_first("" if refused is None else str(refused))
         if refused is not None:
-            self.abandon()  # or rows of half a step would count at the next flush
             raise refused
         if told:
             raise RecordingError(f"the first process cannot record: {told}")
@@ -170,7 +179,11 @@ class Recorder(Closing):
         return self._lm
 
     def close(self) -> None:
-        """Complete the recording."""
+        """Complete the recording.
+
+        Raises:
+            RecordingError: an error has ended it, or the disk is full.
+        """
         if self._writer is not None:
             self._writer.close()
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.errors import RecordingError
+from workbench.errors import InvalidValueError, RecordingError
 from workbench.files import write_json
 from workbench.row_files import CHUNK_BYTES, RowFile, starts
 
@@ -144,6 +144,19 @@ def _checked(raw: dict[str, Any]) -> Manifest:
         if len(site["crc32"]) != -(-size // CHUNK_BYTES):
             raise ValueError(f"{name} has {len(site['crc32'])} checksums for {size} bytes")
     return manifest
+
+
+def require_sites(sites: Sequence[str]) -> None:
+    """Refuse to record nothing.
+
+    Raises:
+        InvalidValueError: no sites.
+    """
+    if not sites:
+        raise InvalidValueError(
+            "no sites were given, so there is nothing to record; give e.g. resid_post (every "
+            "block), resid_post.3 or attn_out."
+        )
 
 
 def require_same(folder: Path, old: Manifest, new: Manifest, sites: Sequence[str]) -> None:

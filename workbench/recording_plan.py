@@ -4,9 +4,11 @@ Texts go through the model in batches that depend on the texts and the batch siz
 are the same whichever process makes them.
 """
 
+import json
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -15,17 +17,20 @@ from workbench.activations import HookedLM
 from workbench.data import Batch, Example, encode, tokenizer_digest
 from workbench.errors import InvalidValueError
 from workbench.kept_rows import KeptRows, site_widths, undisturbed
+from workbench.model_files import ADAPTER, WANTED, find
 from workbench.models import Loaded, best_device, load
 from workbench.positions import Mask, Positions
 from workbench.prompt_sets import PromptSet
 from workbench.recording_budget import Estimate
-from workbench.recording_manifest import Layout
+from workbench.recording_manifest import Layout, require_sites
 from workbench.recording_writer import Dtype, RecordingWriter
 from workbench.states import require_room
 
 FLUSH_SECONDS = 5.0
 """What a crash can cost. A flush waits for the disk and writes the manifest anew."""
 BLOCK = re.compile(r"blocks\.(\d+)\.")
+FileState = tuple[str, int, int]
+"""Path of a file, its bytes, and when it was changed (ns)."""
 STEP = 0
 """A model that is not being trained is at this step."""
 
@@ -50,6 +55,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InvalidValueError(f"batch_size must be at least 1, not {self.batch_size}.")
+        require_sites(self.sites)
         needs = str(self.positions).split(":")[0] in ("response", "mean_response")
         mute = [text.id for text in self.texts.texts if not text.response] if needs else []
         if mute:
@@ -129,11 +135,32 @@ class Opened:
 
 
 @lru_cache(maxsize=1)
-def loaded_model(model: str, template: str | None, digest: str) -> Loaded:
-    """The model of a plan, as long as its files have this digest."""
+def loaded_model(model: str, template: str | None, files: tuple[FileState, ...]) -> Loaded:
+    """The model of a plan, as long as its files are these."""
     return load(model, device=best_device(model), chat_template=template)
 
 
-def opened(plan: Plan, digest: str) -> Opened:
-    """A plan with its model, which a process loads once as long as its files do not change."""
-    return Opened(plan, loaded_model(plan.model, plan.template, digest))
+def opened(plan: Plan) -> Opened:
+    """A plan with its model, which a process loads once as long as its files do not change.
+
+    Raises:
+        UnknownNameError: no such model or template.
+        ModelError: what is there cannot be used as a chat model.
+    """
+    return Opened(plan, loaded_model(plan.model, plan.template, file_states(plan.model)))
+
+
+def file_states(model: str) -> tuple[FileState, ...]:
+    """The files of a model, and of what it is an adapter for, without reading the weights.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    folder = find(model)
+    paths = sorted({path for pattern in WANTED for path in folder.glob(pattern)})
+    found = [(path, path.stat()) for path in paths]
+    states = tuple((str(path), about.st_size, about.st_mtime_ns) for path, about in found)
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        if base := json.loads((folder / ADAPTER).read_bytes())["base_model_name_or_path"]:
+            return states + file_states(base)
+    return states  # no adapter, or one of which `load` says what is wrong with it

@@ -25,7 +25,7 @@ from workbench.recording_manifest import (
     save_manifest,
 )
 from workbench.recordings import WRITER, lost
-from workbench.row_files import RowFile, RowWriter
+from workbench.row_files import HEADER_BYTES, RowFile, RowWriter
 from workbench.stored_tensors import TORCH, Dtype, encoded
 
 __all__ = ["TORCH", "Dtype", "RecordingWriter"]
@@ -120,7 +120,18 @@ class RecordingWriter(Closing):
         old = load_manifest(self.folder)
         require_same(self.folder, old, self.manifest, self.sites)
         self.manifest = replace(old, complete=False)
+        if not old.sites:
+            self._clear()
         self._repair(old)
+
+    def _clear(self) -> None:
+        """Remove the files of a writer that was killed before its first flush."""
+        with self._writing():
+            for path in self.folder.glob("*.safetensors"):
+                with path.open("rb") as file:
+                    head = int.from_bytes(file.read(8), "little")
+                if head in (0, HEADER_BYTES - 8):  # empty or a row file: not a stranger's
+                    path.unlink()
 
     def _repair(self, old: Manifest) -> None:
         """Go back to the last flush."""
@@ -189,17 +200,16 @@ class RecordingWriter(Closing):
         with self._writing():
             for site in self.sites:
                 self._writer(site, stored[site].shape[1]).append(stored[site])
-        if layout not in self._layouts:
-            self._layouts[layout] = len(self._layouts)
-            self.manifest.layouts.append(layout)
-        self.manifest.entries.append((step, self._layouts[layout]))
-        self.manifest.rows += sum(layout.lengths)
-        self._seen.setdefault(step, set()).update(layout.examples)
-        self._bytes += size
+            if layout not in self._layouts:
+                self._layouts[layout] = len(self._layouts)
+                self.manifest.layouts.append(layout)
+            self.manifest.entries.append((step, self._layouts[layout]))
+            self.manifest.rows += sum(layout.lengths)
+            self._seen.setdefault(step, set()).update(layout.examples)
+            self._bytes += size
 
     def _check(self, step: int, layout: Layout, acts: Mapping[str, Any]) -> None:
-        if not self._open:
-            raise RecordingError(f"{self.folder}: its writer was closed, so nothing can be added.")
+        self._require_open()
         shapes = {site: tuple(x.shape) for site, x in acts.items()}
         if set(shapes) != set(self.sites):
             raise InvalidValueError(
@@ -223,6 +233,13 @@ class RecordingWriter(Closing):
         twice = next(name for name in examples if name in seen or examples.count(name) > 1)
         raise InvalidValueError(f"example {twice!r} is recorded twice at step {step}.")
 
+    def _require_open(self) -> None:
+        if not self._open:
+            raise RecordingError(
+                f"{self.folder}: its writer was closed or interrupted, so nothing can be added. "
+                "What was flushed before is safe; continue with resume=True."
+            )
+
     def _writer(self, site: str, width: int) -> RowWriter:
         if site not in self._writers:
             path = self.folder / f"{site}.safetensors"
@@ -231,6 +248,7 @@ class RecordingWriter(Closing):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        """What is interrupted half way ends the writer: its rows may not be whole."""
         try:
             yield
         except (OSError, RunError) as error:
@@ -240,19 +258,17 @@ class RecordingWriter(Closing):
                 "What was flushed is safe: free some space or make the folder writable, then "
                 "continue with resume=True."
             ) from error
+        except BaseException:
+            self.abandon()
+            raise
 
     def flush(self) -> None:
         """Make everything appended so far readable and safe against a crash.
 
         Raises:
-            RecordingError: the disk is full, or an append was interrupted half way.
+            RecordingError: the disk is full, or the writer was closed or interrupted before.
         """
-        if any(writer.target.rows != self.manifest.rows for writer in self._writers.values()):
-            self.abandon()
-            raise RecordingError(
-                f"{self.folder}: adding rows was interrupted, so the last ones are not whole. What "
-                "was flushed before is safe; continue with resume=True."
-            )
+        self._require_open()
         with self._writing():
             for writer in self._writers.values():
                 writer.sync()

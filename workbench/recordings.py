@@ -4,6 +4,7 @@ A recording is a folder: one row file a site (see `row_files`) and `manifest.jso
 the rows are (see `recording_manifest`). What a writer left behind its last flush is never read.
 """
 
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from workbench.errors import InvalidValueError, RecordingError
+from workbench.errors import InvalidValueError, RecordingError, WorkbenchWarning
 from workbench.files import Lock
 from workbench.recording_manifest import MANIFEST, load_manifest, row_file
 from workbench.row_files import RowFile, as_float32
@@ -24,20 +25,28 @@ WRITER = ".writer"
 class Recording:
     """Recorded activations, read lazily: only the rows asked for, their checksums verified.
 
+    One whose writer stopped before it was done is opened up to its last flush, with a warning.
+
     Args:
         path: the folder.
+        warn: False for who says `unfinished` in words of their own.
 
     Raises:
         RecordingError: there is no recording, or its manifest is corrupt or from a newer version.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, *, warn: bool = True):
         self.path = Path(path)
         self.manifest = load_manifest(self.path)
+        stopped = not self.manifest.complete and not self._being_written()
+        if stopped:
+            self.manifest = load_manifest(self.path)  # it may have been completed in between
         self._files = {site: row_file(self.path, self.manifest, site) for site in self.sites}
         self._rows: dict[int, dict[str, tuple[int, int]]] = {}
         for step, example, start, stop in self.manifest.ranges():
             self._rows.setdefault(step, {})[example] = (start, stop)
+        if warn and stopped and not self.manifest.complete:
+            warnings.warn(self._stopped(), WorkbenchWarning, stacklevel=2)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -62,14 +71,22 @@ class Recording:
         """
         if self.manifest.complete:
             return None
-        readable = (
+        if self._being_written():
+            return f"Still being written; so far {self._readable()}"
+        return self._stopped()
+
+    def _being_written(self) -> bool:
+        return Lock(self.path / WRITER).held()
+
+    def _stopped(self) -> str:
+        torn = sum(max(0, file.beyond()) for file in self._files.values())
+        return f"Its writer stopped before it was done; {self._readable()} {lost(torn)}".rstrip()
+
+    def _readable(self) -> str:
+        return (
             f"{self.manifest.rows} rows of {len(self.examples)} examples at {len(self.steps)} "
             f"steps are readable ({self.path})."
         )
-        if Lock(self.path / WRITER).held():
-            return f"Still being written; so far {readable}"
-        torn = sum(max(0, file.beyond()) for file in self._files.values())
-        return f"Its writer stopped before it was done; {readable} {lost(torn)}"
 
     def lengths(self, step: int) -> dict[str, int]:
         """How many rows each example has at a step, in the order in which `read` gives them."""

@@ -109,6 +109,7 @@ class Run:
             self.writer.path(ACTIVATIONS),
             [self.panel.batch(group) for group in self.panel.groups],
             self.measures.record_sites,
+            positions=self.measures.record_positions,
             at=self.measures.record_steps(budget),
             model=self.writer.header.hashes["start"],
             tokenizer=tokenizer_digest(self.tokenizer),

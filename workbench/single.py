@@ -30,11 +30,14 @@ def immunise(
     store: Store,
     out: Path | None,
     console: Console,
+    *,
+    template: str | None = None,
 ) -> Path:
     """Immunise a model in a run folder, recorded and measured, and copy the model to `out`.
 
     Returns the folder of the immunised model. A lab model is immunised from the checkpoint that
-    the method starts from. Resumes after a kill; a finished run is only copied.
+    the method starts from. A chat template that is given goes with the model. Resumes after a kill;
+    a finished run is only copied.
 
     Raises:
         InvalidValueError: the output folder already holds something.
@@ -43,7 +46,7 @@ def immunise(
     if out is not None and out.exists() and any(out.iterdir()):
         raise InvalidValueError(f"{out} is not empty; give another folder for the immunised model.")
     study = Study(model=model, data=data, defences={name: defence}, seeds=(seed,),
-                  undefended=False, controls=False)  # fmt: skip
+                  undefended=False, controls=False, template=template)  # fmt: skip
     (run,) = _conducted(study, store, console).runs
     made = store.folder(run.id) / MODEL
     if out is not None:
@@ -56,14 +59,23 @@ def immunise(
 
 
 def attack(
-    name: str, method: Attack, model: str, data: str, seed: int, store: Store, console: Console
+    name: str,
+    method: Attack,
+    model: str,
+    data: str,
+    seed: int,
+    store: Store,
+    console: Console,
+    *,
+    template: str | None = None,
 ) -> None:
     """Attack a model as it is given, record the run and judge it. A finished run is only shown.
 
     Raises:
         WorkbenchError: the run failed.
     """
-    study = Study(model=model, data=data, attacks={name: method}, seeds=(seed,), label=GIVEN)
+    study = Study(model=model, data=data, attacks={name: method}, seeds=(seed,), label=GIVEN,
+                  template=template)  # fmt: skip
     outcome = _conducted(study, store, console)
     show(store, outcome.runs, Thresholds(), console)
     console.print(f"run folder: {store.folder(outcome.runs[-1].id)}", highlight=False)

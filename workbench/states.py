@@ -88,7 +88,7 @@ def read_sites(
     keep = kept_positions(batch, positions)
     pick = mean_kept if positions == "mean_response" else kept
     parts: dict[str, list[Tensor]] = {}
-    with evaluating(lm.parts.base):
+    with evaluating(lm.model):
         for rows in torch.arange(len(batch)).split(MICRO_BATCH):
             part = batch.rows(rows.tolist())
             mask = kept_positions(part, positions).to(lm.parts.device)

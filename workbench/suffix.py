@@ -34,7 +34,7 @@ def streams(lm: HookedLM, batch: Batch) -> Float[Tensor, "layer batch pos d_mode
         ModelError: states of real tokens that are not finite.
     """
     require_room(lm, batch)
-    with evaluating(lm.parts.base), lm.record("resid_pre", last(lm)) as acts:
+    with evaluating(lm.model), lm.record("resid_pre", last(lm)) as acts:
         lm.stream(batch)
     found = torch.stack(list(acts.values()))
     real = batch.attention_mask.to(found.device)
@@ -126,7 +126,7 @@ def _reproduces(lm: HookedLM, start: int) -> bool:
     ids = torch.arange(3, 3 + N_TOKENS)[None] % vocabulary
     real = torch.ones_like(ids, dtype=torch.bool)
     batch = Batch(ids, real, ~real, ("dummy",))
-    with evaluating(lm.parts.base), instead((), ()):
+    with evaluating(lm.model), instead((), ()):
         with lm.record(f"resid_pre.{start}", last(lm)) as acts:
             lm.stream(batch)
         stream, own = acts.values()

@@ -30,13 +30,25 @@ __all__ = ["Callback", "Context", "Losses", "Mean", "Objective", "Spent", "Step"
 
 @dataclass(frozen=True)
 class Spent:
-    """What training has cost so far."""
+    """What training has drawn so far, and how long it took.
+
+    Everything but the seconds follows from the batches drawn, whatever the objective does with
+    them: a method and its matched control spend the same. It is exact for plain fine-tuning. A
+    method that passes over a batch twice does not count double, and one that reads a stream in part
+    (T-Vaccine's harmful rows between two scorings) counts all of it; what a method costs in truth,
+    only the seconds say.
+    """
 
     steps: int = 0
+    """Optimiser steps."""
     samples: int = 0
+    """Examples drawn, of all streams; one that is drawn again counts again."""
     tokens: int = 0
+    """Their real tokens, padding left out."""
     flops: float = 0.0
+    """`flops_per_token` for each of these: as if each had been trained on once."""
     seconds: float = 0.0
+    """Wall time of the steps, callbacks left out."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def prepared(method, model, moved=False):
     if method.lora_rank:
         model = with_lora(model, rank=method.lora_rank)
     lm = HookedLM(model)
-    start = reference(method.reference, lm, method.readings(lm), {}, FIT)
+    ours = method.lora_rank > 0
+    start = reference(method.reference, lm, method.readings(lm), {}, FIT, own_adapters=ours)
     if moved:
         drawn = torch.Generator().manual_seed(5)
         for p in lm.model.parameters():
@@ -326,17 +327,69 @@ def test_gradient_checkpointing_gives_the_same_gradients(family):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("lora_rank", [0, 2])
-def test_the_control_reroutes_nothing_and_stays_at_the_start(lora_rank):
-    method = CircuitBreakers(fit=FIT, lora_rank=lora_rank)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("kind", "lora_rank"),
+    [("adapter", 2), ("copy", 0), ("copy", 2), ("recorded", 0), ("recorded", 2)],
+)
+def test_the_control_reroutes_nothing_and_stays_at_the_start(kind, lora_rank, precision):
+    fit = replace(FIT, steps=12, precision=precision)
+    method = CircuitBreakers(fit=fit, lora_rank=lora_rank, reference=kind)
     control, log = method.matched_control(), []
     assert control == replace(method, reroute=False)
+    assert fit.optimiser == "adamw"  # which makes full steps of the smallest gradients
     out = control.immunise(
         tiny.llama(), streams(["harmful", "retain"]), callbacks=[lambda s, m: log.append(s.losses)]
     )
-    assert log == [{"retain": 0.0}] * FIT.steps
+    assert log == [{"retain": 0.0}] * fit.steps
     start = tiny.llama()
     assert all(torch.equal(a, b) for a, b in zip(out.parameters(), start.parameters(), strict=True))
+
+
+def test_rounding_is_no_drift_and_what_is_more_is():
+    held = torch.tensor([[3.0, 4.0], [300.0, 400.0]])
+    for relative in (False, True):
+        for share, counts in ((1e-6, False), (1e-5, True)):
+            live = (held * (1 + share)).requires_grad_()
+            value = drift({SITE: live}, {SITE: held}, 2, relative=relative)
+            (grad,) = torch.autograd.grad(value, live)
+            assert (grad.abs().sum(-1) > 0).tolist() == [counts] * 2
+            expected = share * (1 if relative else 505 / 2) if counts else 0
+            assert float(value.detach()) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["auto", "copy", "recorded"])
+def test_adapters_that_a_model_came_with_belong_to_the_start(kind):
+    """Switched off, they would leave another model than the one that training starts from."""
+    log = []
+    method = CircuitBreakers(reference=kind, fit=replace(FIT, steps=2))
+    out = method.immunise(
+        adapted(), streams(["harmful", "retain"]), callbacks=[lambda s, m: log.append(s.losses)]
+    )
+    assert log[0]["retain"] == 0
+    assert log[0]["reroute"] == pytest.approx(method.weights(1, 2)[0], rel=1e-5)
+    assert log[1]["retain"] > 0
+    moved = {n for (n, a), b in zip(out.named_parameters(), adapted().parameters(), strict=True)
+             if not torch.equal(a, b)}  # fmt: skip
+    assert moved and all("lora_" in n for n in moved)
+
+
+def test_adapters_that_a_model_came_with_cannot_be_the_reference():
+    both = streams(["harmful", "retain"])
+    with pytest.raises(InvalidValueError, match="the model came with are part of the start"):
+        CircuitBreakers(reference="adapter", fit=FIT).immunise(adapted(), both)
+    with pytest.raises(InvalidValueError, match=r"Merge those.*merge_lora.*lora_rank=0"):
+        CircuitBreakers(lora_rank=2, fit=FIT).immunise(adapted(), both)
+
+
+def adapted():
+    """A model with adapters that do something, as one is that was loaded with them."""
+    model, drawn = with_lora(tiny.llama(), rank=2), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.copy_(torch.randn(p.shape, generator=drawn))
+    return model.eval()
 
 
 @pytest.mark.parametrize(("n", "layers"), [(32, (9, 19)), (8, (1, 4)), (6, (1, 3)), (2, (0,))])

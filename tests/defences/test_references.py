@@ -45,7 +45,8 @@ def family(request):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gives_the_start_models_activations_however_far_training_went(family, kind):
     lm = HookedLM(with_lora(tiny.FAMILIES[family](), rank=2))
-    start, read = HookedLM(tiny.FAMILIES[family]()), reference(kind, lm, READINGS, STREAMS, FIT)
+    start = HookedLM(tiny.FAMILIES[family]())
+    read = reference(kind, lm, READINGS, STREAMS, FIT, own_adapters=True)
     moved(lm)
     lm.model.train()
     for name, drawn in STREAMS.items():

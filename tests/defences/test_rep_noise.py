@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import tiny
+from tests.activations.families import make
 from tests.test_defences import hooks
 from workbench.activations import HookedLM
 from workbench.adapters import with_lora
@@ -18,7 +19,7 @@ from workbench.defences import rep_noise
 from workbench.defences._answers import Answers, by_difference
 from workbench.defences.rep_noise import RepNoise, distance_from_noise
 from workbench.discrepancy import mmd
-from workbench.errors import InvalidValueError, MissingStreamError, TrainingError
+from workbench.errors import InvalidValueError, MissingStreamError, SiteError, TrainingError
 from workbench.losses import cross_entropy
 from workbench.optimisation import Fit
 from workbench.readout import ReadOut, read_out
@@ -420,3 +421,9 @@ def test_numbers_that_are_not_finite_stop_training_and_leave_no_hooks():
     with pytest.raises(TrainingError, match="stopped before optimiser step 2"):
         RepNoise(fit=wild).immunise(model, streams(), in_place=True)
     assert hooks(model) == 0
+
+
+def test_a_model_whose_mlp_is_no_module_names_the_sites_it_has():
+    with pytest.raises(SiteError, match=r"mlp_module_out.*no module known.*attn_module_out"):
+        terms(RepNoise(beta=1e-3), HookedLM(make("opt")))
+    assert terms(RepNoise(beta=0.0), HookedLM(make("opt")))  # the lens needs no such site

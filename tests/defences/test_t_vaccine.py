@@ -7,8 +7,10 @@ import torch
 from accelerate import Accelerator
 from scipy import stats
 from torch.autograd.graph import saved_tensors_hooks
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from tests import tiny
+from tests.activations.families import SIZES, make
 from tests.test_defences import streams
 from tests.test_training import objective
 from workbench.activations import HookedLM
@@ -153,7 +155,7 @@ def test_scoring_under_recomputation_and_bf16():
 def drawn(p, size, times):
     given = context(memory={"probability": list(p)})
     method = TVaccine(active=size)
-    return [method.draw(given) for _ in range(times)]
+    return [method.draw(given, size) for _ in range(times)]
 
 
 def test_drawn_layers_are_sorted_and_different():
@@ -187,7 +189,9 @@ def test_layers_are_scored_and_drawn_when_due(monkeypatch):
         "probability",
         lambda self, lm, b, c: (scored.append(c.step), score(self, lm, b, c))[1],
     )
-    monkeypatch.setattr(TVaccine, "draw", lambda self, c: (drew.append(c.step), draw(self, c))[1])
+    monkeypatch.setattr(
+        TVaccine, "draw", lambda self, c, n: (drew.append(c.step), draw(self, c, n))[1]
+    )
     fit = replace(FIT, steps=10, micro_batch=1)  # once a step, not once a micro-batch
     seen = run(TVaccine(active=1, resample_every=2, rescore_every=5, fit=fit), deep())
     assert scored == [0, 5]
@@ -211,6 +215,46 @@ def test_the_control_draws_the_same_layers():
     models = deep(), deep()
     assert run(method, models[0]) == run(control, models[1])
     assert moved(weights(models[0]), models[1])
+
+
+# Blocks without the site
+
+
+def hybrid():
+    """A model with attention in blocks 1 and 3 of four, convolutions in the others."""
+    kinds = ["conv", "full_attention"] * 2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Lfm2ForCausalLM(Lfm2Config(**SIZES | {"num_hidden_layers": 4}, layer_types=kinds))
+
+
+def test_scores_are_numbered_as_blocks_are():
+    lm, method = HookedLM(hybrid().eval()), TVaccine(active=1)
+    p = method.probability(lm, BATCH, context())
+    torch.testing.assert_close(p[[1, 3]], reference(lm, BATCH), rtol=1e-4, atol=1e-6)
+    assert p[[0, 2]].tolist() == [0, 0]
+    given = context(memory={"probability": p.tolist()})
+    assert {method.draw(given, 1) for _ in range(30)} == {(1,), (3,)}
+    assert method.draw(given, 2) == (1, 3)
+
+
+@pytest.mark.parametrize("policy", ["strict", "official"])
+def test_blocks_without_the_site_are_never_active(policy):
+    method = TVaccine(active=1, resample_every=1, freeze_policy=policy, fit=replace(FIT, steps=8))
+    model = hybrid()
+    before = weights(model)
+    seen = run(method, model)
+    assert set(seen) == {(1,), (3,)}
+    if policy == "strict":
+        assert {of_block(name) for name in moved(before, model)} == {1, 3}
+
+
+def test_a_quarter_and_a_limit_of_the_blocks_that_have_the_site():
+    lm = HookedLM(hybrid())
+    assert list(TVaccine().candidates(lm)) == [1, 3]
+    with pytest.raises(InvalidValueError, match=r"active=3 .* has 2 with 'attn_module_out'"):
+        TVaccine(active=3).objective(lm, {})
+    assert list(TVaccine(site="resid_post").candidates(lm)) == [0, 1, 2, 3]
 
 
 # The perturbation
@@ -265,10 +309,10 @@ def test_the_step_depends_on_how_its_batch_is_split_if_it_perturbs():
     assert not TVaccine().matched_control().coupled
 
 
-def test_all_layers_and_no_perturbation_is_plain_alignment_to_the_bit():
+def test_all_layers_and_no_perturbation_is_plain_alignment_to_the_bit(family):
     method = TVaccine(active=LAYERS, freeze_policy="official", fit=FIT).matched_control()
-    a = method.immunise(deep(), streams(method.streams), seed=0)
-    b = deep()
+    a = method.immunise(deep(family), streams(method.streams), seed=0)
+    b = deep(family)
     train_fit(b, streams(["align"]), objective(b), FIT, seed=0)
     assert not moved(weights(a), b)
 
@@ -478,6 +522,17 @@ def test_scores_that_cannot_be_drawn_from_are_refused():
 def test_a_site_that_does_not_exist_is_refused():
     with pytest.raises(SiteError, match="attn_module_out"):
         TVaccine(active=1, site="attn_modul_out").backward(HookedLM(deep()), BOTH, context())
+
+
+@pytest.mark.parametrize("site", ["embed", "ln_final", "resid_post.1", "blocks.*.hook_resid_*"])
+def test_sites_that_are_not_one_a_block_are_refused(site):
+    with pytest.raises(SiteError, match=r"inside each.*'resid_post'"):
+        TVaccine(active=1, site=site, fit=FIT).immunise(deep(), streams(["align", "harmful"]))
+
+
+def test_a_model_without_attention_names_the_sites_it_has():
+    with pytest.raises(SiteError, match=r"no module known to give it.*resid_pre, resid_post"):
+        TVaccine(active=1, fit=FIT).immunise(make("mamba"), streams(["align", "harmful"]))
 
 
 @pytest.mark.parametrize(("layers", "active"), [(2, 1), (6, 2), (8, 2), (32, 8)])

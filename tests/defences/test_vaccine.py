@@ -8,6 +8,9 @@ import torch
 from accelerate import Accelerator
 
 from tests import tiny
+from tests.activations.families import make
+from tests.test_defences import streams
+from tests.test_training import objective
 from workbench.activations import HookedLM
 from workbench.data import Example, encode
 from workbench.defences import Vaccine
@@ -15,6 +18,7 @@ from workbench.errors import InvalidValueError, SiteError, TrainingError
 from workbench.losses import cross_entropy
 from workbench.optimisation import Fit
 from workbench.training import Context
+from workbench.training import fit as train_fit
 
 FAMILIES = ["llama", "gpt2", "qwen3", "gemma3"]
 TEXTS = [Example(str(i), f"say {i} " * (i + 1), "word " * (4 - i)) for i in range(4)]
@@ -157,13 +161,15 @@ def test_a_loss_leaves_no_hooks_and_moves_no_weight(lm):
     assert all(torch.equal(v, before[k]) for k, v in lm.model.state_dict().items())
 
 
-def test_the_norm_is_taken_in_fp32_under_bf16():
-    lm = HookedLM(tiny.llama())
+@pytest.mark.parametrize("seed", range(6))
+def test_norm_and_scale_are_fp32_under_bf16(seed):
+    """What is left is the rounding of each entry, which cancels over thousands of them."""
+    lm = HookedLM(tiny.llama(seed=seed))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         drift = Vaccine(rho=2.0).worst_drift(lm, BATCH)
     assert {e.dtype for e in drift.values()} == {torch.bfloat16}
     total = torch.stack([e.float().norm() for e in drift.values()]).norm()
-    assert total.item() == pytest.approx(2.0, rel=4e-3)  # rounding of each entry, not of the sum
+    assert total.item() == pytest.approx(2.0, rel=5e-4)
 
 
 def test_only_a_norm_over_the_micro_batch_depends_on_how_a_batch_is_split():
@@ -193,19 +199,28 @@ def test_gradient_checkpointing_gives_the_same_perturbation_and_gradients():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_rho_zero_is_plain_alignment_to_the_bit():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rho_zero_is_plain_alignment_to_the_bit(family):
     fit = Fit(steps=3, lr=1e-2, batch_size=4)
-    from tests.test_defences import streams
-
     control = Vaccine(rho=2.0, fit=fit).matched_control()
     assert control == Vaccine(rho=0.0, fit=fit)
-    from tests.test_training import objective
-    from workbench.training import fit as train_fit
-
-    a = control.immunise(tiny.llama(), streams(["align"]), seed=0)
-    b = tiny.llama()
+    a, b = control.immunise(getattr(tiny, family)(), streams(["align"])), getattr(tiny, family)()
     train_fit(b, streams(["align"]), objective(b), fit, seed=0)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_sample_scope_trains_alike_however_the_batch_is_split():
+    """And the paper's scope does not: there a part is scaled by its own norm."""
+    fit = Fit(steps=3, lr=1e-2, batch_size=4, optimiser="sgd", clip=None, warmup=0)
+
+    def trained(scope, size):
+        method = Vaccine(rho=1.0, norm_scope=scope, fit=replace(fit, micro_batch=size))
+        out = method.immunise(tiny.llama(), streams(["align"]))
+        return torch.cat([p.detach().flatten() for p in out.parameters()])
+
+    moved = {scope: trained(scope, None) - trained(scope, 1) for scope in ("sample", "batch")}
+    assert moved["sample"].abs().max() < 1e-5
+    assert moved["batch"].abs().max() > 1e-3
 
 
 def test_chosen_layers_and_sites_only(lm):
@@ -221,6 +236,13 @@ def test_bad_input_is_refused_with_advice(lm):
         Vaccine(site="attn_modul_out").sites(lm)
     with pytest.raises(SiteError):
         Vaccine(layers=(99,)).sites(lm)
+
+
+def test_a_model_without_attention_names_the_sites_it_has():
+    lm = HookedLM(make("mamba"))
+    with pytest.raises(SiteError, match=r"no module known to give it.*resid_pre, resid_post"):
+        Vaccine().sites(lm)
+    assert norm(Vaccine(rho=1.0, site="resid_post").worst_drift(lm, BATCH)) == pytest.approx(1)
 
 
 def test_a_gradient_that_is_not_finite_is_refused():

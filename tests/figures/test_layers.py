@@ -1,10 +1,13 @@
 """What the figures of the page about layers say beyond what every figure does."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.figures.stores import store
-from workbench.figures import FIGURES, run_figure
-from workbench.rows import KINDS
+from tests.figures.invented import layers
+from tests.figures.stores import header, store, write
+from workbench.figures import FIGURES, load, run_figure
+from workbench.rows import KINDS, LinearProbes, Token
 
 
 def draw(frames, name, **params):
@@ -68,4 +71,57 @@ def test_probes_have_a_panel_for_each_way_to_learn_and_judge(frames, measure):
     panels = {"auroc": 4, "accuracy": 2, "ece": 1}[measure]
     assert table["panel"].nunique() == panels
     shaded = [t for t in drawn.data if t.name == "shuffled labels"]
-    assert len(shaded) == (panels if measure == "auroc" else 0)
+    assert len(shaded) == (measure == "auroc")  # only their own states were learnt shuffled, too
+
+
+def test_every_panel_has_the_chance_of_its_own_way(tmp_path):
+    rows = [r for r in layers.rows("defence", 9, 0, "tar") if isinstance(r, LinearProbes)]
+    told = {"fitted": "checkpoint", "trained_on": "defended", "tested_on": "unseen"}
+    rows += [
+        replace(row, **told, values=[x / 2 for x in row.values])
+        for row in rows if row.measure in ("shuffled_low", "shuffled_high")
+    ]  # fmt: skip
+    made = store(tmp_path, {})
+    write(made, header("tar-s0", "immunise", "tar", 0, {"name": "tar"}), rows, (LinearProbes,))
+    table, drawn = draw(load(made, None, (LinearProbes,)), "probe_by_layer")
+    bands = table.groupby("panel")[["low", "high"]].first()
+    assert bands.loc["own states"].tolist() == pytest.approx([0.4, 0.6])
+    assert bands.loc["defended → unseen"].tolist() == pytest.approx([0.2, 0.3])
+    assert bands.drop(["own states", "defended → unseen"]).isna().all(axis=None)
+    shaded = [trace for trace in drawn.data if trace.name == "shuffled labels"]
+    assert [trace.showlegend for trace in shaded] == [True, False]
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_the_lens_says_which_token_it_predicts(frames, position):
+    caption = draw(frames, "lens_by_layer", position=position)[1].layout.meta["caption"]
+    assert f"predicting response token {position}, mean over prompts" in caption
+    assert "read at" not in caption
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    """Two families of models, with tokens of their own, in one store."""
+    made = store(tmp_path_factory.mktemp("families"), {})
+    for arm in ("tar", "vaccine"):
+        rows = [
+            replace(row, piece=f"{arm}{row.position}") if isinstance(row, Token) else row
+            for row in layers.rows("defence", 9, 0, arm)
+        ]
+        run = header(f"{arm}-s0", "immunise", arm, 0, {"name": arm}, model=f"some/{arm}")
+        write(made, run, rows, tuple(KINDS.values()))
+    return load(made, None, FIGURES["cosine_map"].needs)
+
+
+def test_families_have_their_own_tokens(families):
+    table, drawn = draw(families, "cosine_map")
+    for arm, part in table.groupby("arm"):
+        assert set(part["piece"]) == {f"{arm}{k}" for k in range(13)}
+    above, below = drawn.layout.xaxis, drawn.layout.xaxis2
+    assert above.ticktext[0] == "vaccine0" and below.ticktext[0] == "tar0"
+    assert above.showticklabels and below.showticklabels and not above.title.text
+
+
+def test_one_family_has_its_tokens_once(frames):
+    drawn = draw(frames, "cosine_map")[1]
+    assert [bool(axis.ticktext) for axis in drawn.select_xaxes()] == [False] * 3 + [True]

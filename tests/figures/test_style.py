@@ -156,3 +156,9 @@ def test_notebooks_show_no_upload_button(monkeypatch):
     finally:
         for name, config in before.items():
             pio.renderers[name].config = config
+
+
+def test_checkpoints_looked_at_in_two_ways_do_not_look_alike():
+    one, other = (LIGHT.series(f"lab-aligned reference={x}") for x in ("lab:base", "lab:oracle"))
+    assert one.colour == other.colour == LIGHT.series("lab-aligned").colour
+    assert (one.dash, one.symbol) != (other.dash, other.symbol)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from workbench import settings
 from workbench.data import Streams
 from workbench.training import Spent
 
@@ -42,6 +43,9 @@ class Attack(ABC):
     """Different examples the attacker holds (n)."""
     batch_size: int
     """Examples per optimiser step."""
+
+    def __post_init__(self) -> None:
+        settings.check(self)
 
     @property
     @abstractmethod

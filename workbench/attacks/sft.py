@@ -56,6 +56,7 @@ class SupervisedFineTuning(Attack):
     """bf16 computes forward passes under autocast."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.samples < 1 or self.lora_rank < 0:
             raise InvalidValueError(
                 f"samples must be at least 1 and lora_rank at least 0, not {self.samples} and "

@@ -15,7 +15,8 @@ class Compare(Command):
     """Compare two checkpoints without training: KL, drift, cosine and weights, in one report.
 
     The built-in prompts are harmless; half of them only sound dangerous, so they show how refusals
-    differ and nothing about real hazards. Give your own with --data.
+    differ and nothing about real hazards. Give your own with --data. Of checkpoints of different
+    sizes, what cannot be compared is left out, and named.
     """
 
     model: tyro.conf.Positional[str]

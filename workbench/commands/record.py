@@ -52,8 +52,8 @@ class Record(Command):
     """Column that says what kind of text a row is; by default `group`, if there is one."""
     name: str | None = None
     """Name of the panel, by default the file's."""
-    version: str = "1"
-    """Version of the panel, for those who compare recordings."""
+    version: str | None = None
+    """Version of the panel, for those who compare recordings; by default `1`."""
 
     def run(self, console: Console) -> int:
         """Estimate, record, and say what lies where."""
@@ -92,19 +92,20 @@ class Record(Command):
         return 0
 
     def _texts(self) -> "PromptSet":
+        from workbench.datasets_in import read_texts, require_table
+
+        about = {
+            "name": self.name,
+            "version": self.version,
+            "prompt": self.prompt,
+            "response": self.response,
+            "group": self.group,
+        }
         if self.data == "lab":
+            require_table("lab", **about)
             from workbench.panel import Panel, prompt_set
             from workbench.study import open_domain
 
             panel = Panel(open_domain("lab", self.model), None)
             return prompt_set(panel)
-        from workbench.datasets_in import read_texts
-
-        return read_texts(
-            self.data,
-            name=self.name,
-            version=self.version,
-            prompt=self.prompt,
-            response=self.response,
-            group=self.group,
-        )
+        return read_texts(self.data, **about)

@@ -93,6 +93,8 @@ class StudyCommand(Judged):
     """`lab`, `lab:aligned` with options, a model directory, or a Hub id."""
     data: str = "lab"
     """`lab`, or a folder with one file a data stream."""
+    template: str | None = None
+    """Chat template of every model: `plain`, or a Jinja text. None: the models' own."""
     defences: tuple[str, ...] = ("vaccine",)
     """Names from `workbench list defences`."""
     attacks: tuple[str, ...] = ("sft",)
@@ -116,6 +118,7 @@ class StudyCommand(Judged):
         study = Study(
             model=self.model,
             data=self.data,
+            template=self.template,
             defences={name: defence(name) for name in self.defences},
             attacks={name: attack(name) for name in self.attacks},
             probes={name: probe(name) for name in probes},

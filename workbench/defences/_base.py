@@ -6,16 +6,20 @@ itself for anything else.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from torch import nn
 
+from workbench import settings
 from workbench.activations import HookedLM
-from workbench.adapters import merge_lora, with_lora
+from workbench.adapters import merged_afterwards
 from workbench.data import Batch, Streams, require
+from workbench.defences._freezing import same_flags
+from workbench.errors import InvalidValueError
 from workbench.optimisation import Fit
 from workbench.read_only import refuse_read_only
 from workbench.resume import Checkpoint
@@ -35,6 +39,9 @@ class Defence(ABC):
     """Names of the data streams the method draws from."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Other checkpoints whose weights the method needs, e.g. `base`."""
+
+    def __post_init__(self) -> None:
+        settings.check(self)
 
     @property
     def draws(self) -> tuple[str, ...]:
@@ -87,6 +94,11 @@ class TrainedDefence(Defence):
     lora_dropout: float = 0.0
     """Dropout on the adapters' input."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora_rank < 0:
+            raise InvalidValueError(f"lora_rank is at least 0, not {self.lora_rank}.")
+
     @property
     def steps(self) -> int:
         """Optimiser steps the method takes."""
@@ -127,34 +139,48 @@ class TrainedDefence(Defence):
         checkpoint: Checkpoint | None = None,
         in_place: bool = False,
     ) -> nn.Module:
-        """Train by the shared loop; LoRA adapters are merged at the end."""
+        """Train by the shared loop.
+
+        However training ends, by an error or a key too, a model trained in place is what it was but
+        for its weights, which are those of the last step taken: adapters are merged, no hook and no
+        gradient is left, parameters require gradients as before, the mode is evaluation.
+        """
         refuse_read_only(model, "immunising")
         drawn = require(streams, self.draws, type(self).__name__)
         student = model if in_place else deepcopy(model)
-        if self.lora_rank:
-            student = with_lora(
-                student,
-                rank=self.lora_rank,
-                alpha=self.lora_alpha,
-                targets=self.lora_targets,
-                dropout=self.lora_dropout,
+        with self._in_training(student, seed) as lm:
+            fit(
+                lm.model,
+                drawn,
+                self.objective(lm, drawn),
+                self.fit,
                 seed=seed,
+                callbacks=callbacks,
+                checkpoint=checkpoint,
+                coupled=self.coupled,
             )
-        lm, trained = HookedLM(student), {p: p.requires_grad for p in student.parameters()}
-        if self.fit.gradient_checkpointing:
-            lm.gradient_checkpointing()
-        fit(
-            student,
-            drawn,
-            self.objective(lm, drawn),
-            self.fit,
-            seed=seed,
-            callbacks=callbacks,
-            checkpoint=checkpoint,
-            coupled=self.coupled,
-        )
-        if self.fit.gradient_checkpointing:
-            lm.gradient_checkpointing(False)
-        for parameter, was in trained.items():  # methods may freeze some while they train
-            parameter.requires_grad_(was)
-        return merge_lora(student) if self.lora_rank else student
+        return student
+
+    @contextmanager
+    def _in_training(self, model: nn.Module, seed: int) -> Iterator[HookedLM]:
+        """The model with all that these settings add to it while it is trained."""
+        with ExitStack() as afterwards:
+            afterwards.callback(model.eval)
+            afterwards.callback(model.zero_grad)
+            afterwards.enter_context(same_flags(model))
+            if self.lora_rank:
+                adapted = merged_afterwards(
+                    model,
+                    rank=self.lora_rank,
+                    alpha=self.lora_alpha,
+                    targets=self.lora_targets,
+                    dropout=self.lora_dropout,
+                    seed=seed,
+                )
+                lm = HookedLM(afterwards.enter_context(adapted))
+            else:
+                lm = HookedLM(model)
+            if self.fit.gradient_checkpointing:
+                lm.gradient_checkpointing()
+                afterwards.callback(lm.gradient_checkpointing, False)
+            yield lm

@@ -10,19 +10,26 @@ from workbench.activations.sites import block_ports
 
 
 @contextmanager
+def same_flags(model: nn.Module) -> Iterator[dict[nn.Parameter, bool]]:
+    """Afterwards each parameter requires a gradient, or not, as before; yields which do."""
+    before = {p: p.requires_grad for p in model.parameters()}
+    try:
+        yield before
+    finally:
+        for p, was in before.items():
+            p.requires_grad_(was)
+
+
+@contextmanager
 def only(model: nn.Module, trained: Collection[nn.Parameter]) -> Iterator[None]:
     """Inside, no parameter but these requires a gradient; afterwards each is as it was.
 
     A parameter that was frozen before stays so.
     """
-    before = {p: p.requires_grad for p in model.parameters()}
-    try:
+    with same_flags(model) as before:
         for p, was in before.items():
             p.requires_grad_(was and p in trained)
         yield
-    finally:
-        for p, was in before.items():
-            p.requires_grad_(was)
 
 
 def of_blocks(lm: HookedLM, layers: Sequence[int]) -> set[nn.Parameter]:

@@ -12,6 +12,10 @@ Rows = Mapping[str, Tensor]
 """Site -> activations `[row, d_model]` of the real tokens."""
 TINY = 1e-8
 """Norms below this count as this, so that a token of zeros has cosine 0 and no gradient."""
+ROUNDING = 32 * torch.finfo(torch.float32).eps
+"""A gap below this share of the activation's norm is none. The same tokens in a batch of another
+shape gave gaps of up to 7 units in the last place on random models of 2 to 24 blocks, and of 31 on
+one whose weights are drawn so wide that errors grow from block to block."""
 
 
 def similarity(live: Rows, goal: Rows) -> Float[Tensor, ""]:
@@ -23,12 +27,15 @@ def similarity(live: Rows, goal: Rows) -> Float[Tensor, ""]:
 def drift(live: Rows, held: Rows, counted: int, *, relative: bool = False) -> Float[Tensor, ""]:
     """L_r: distance from the reference (L2 over channels), over sites and `counted` tokens.
 
-    The gradient of the norm is zero where there is no distance.
+    The gradient of the norm is zero where there is no distance. Rounding is no distance either: the
+    norm's gradient has full length however small the gap, so it would be pulled at with full force.
     """
-    gaps = {site: vector_norm(live[site] - held[site], dim=-1) for site in held}
-    if relative:
-        gaps = {s: gap / vector_norm(held[s], dim=-1).clamp(TINY) for s, gap in gaps.items()}
-    return torch.stack([*gaps.values()]).sum() / (len(gaps) * counted)
+    gaps = []
+    for site, at in held.items():
+        gap, size = vector_norm(live[site] - at, dim=-1), vector_norm(at, dim=-1)
+        gap = gap.where(gap > ROUNDING * size, 0.0)
+        gaps.append(gap / size.clamp(TINY) if relative else gap)
+    return torch.stack(gaps).sum() / (len(gaps) * counted)
 
 
 def turned(held: Rows, towards: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,14 +22,13 @@ tie is broken in the open: at the first step only, the reference is turned by a 
 a random direction of each layer, from the run's seed, and the step leads away from it.
 
 Balance. Near the start rerouting pulls in proportion to the angle over the activations' norm, and
-retention, a norm and not its square, with full force at once. How far α favours the one over the
-other therefore depends on the model's scale, and where activations are large, training may never
-leave the start. `distance="relative"` takes the scale out.
+retention, a norm and not its square, with full force at once. Which of the two wins therefore
+depends on the model's scale, and where activations are large, small steps may never leave the
+start. α is a factor on both and does not change that; `distance="relative"` takes the scale out.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -38,7 +37,7 @@ from workbench.activations import HookedLM
 from workbench.data import Batch, Streams
 from workbench.defences._base import Family, TrainedDefence
 from workbench.defences._rerouting import directions, drift, similarity, turned
-from workbench.defences.references import Kind, Reading, Reference, reference
+from workbench.defences.references import Kind, Reading, Reference, adapter_off, reference
 from workbench.errors import InvalidValueError, SiteError
 from workbench.training import Context, Losses, Mean, Objective
 
@@ -63,7 +62,8 @@ class CircuitBreakers(TrainedDefence):
     layers: tuple[int, ...] | None = None
     """Blocks whose output is rerouted; None for the paper's shares of the depth, 10/32, 20/32."""
     reference: Kind = "auto"
-    """The start model: adapters off, a copy, or a recording; auto: off with LoRA, else a copy."""
+    """The start model: adapters off, a copy, or a recording; auto: off with `lora_rank`, else a
+    copy, as adapters that the model came with belong to the start."""
     retain_mask: Literal["tokens", "official"] = "tokens"
     """What drift is a mean over: real tokens; or all slots, padding counting as 0, as released."""
     distance: Literal["absolute", "relative"] = "absolute"
@@ -76,14 +76,13 @@ class CircuitBreakers(TrainedDefence):
     """Whether to reroute at all; without, drift is held down and nothing else."""
 
     def __post_init__(self) -> None:
-        if not (self.alpha > 0 and isfinite(self.alpha)):
+        super().__post_init__()
+        if self.alpha <= 0:
             raise InvalidValueError(
                 f"alpha weighs two losses, so it is positive, not {self.alpha}."
             )
-        if not (self.tie_break >= 0 and isfinite(self.tie_break)):
+        if self.tie_break < 0:
             raise InvalidValueError(f"tie_break is a size, so at least 0, not {self.tie_break}.")
-        if self.layers is not None and not self.layers:
-            raise InvalidValueError("layers=() reroutes nothing; name blocks, or None for some.")
 
     def matched_control(self) -> "CircuitBreakers":
         """The same training with retention alone, which is the start model, spelt out.
@@ -96,7 +95,10 @@ class CircuitBreakers(TrainedDefence):
 
     def objective(self, lm: HookedLM, streams: Streams) -> Objective:
         """The step, with a reference that lives as long as the training."""
-        start = reference(self.reference, lm, self.readings(lm), streams, self.fit)
+        ours = self.lora_rank > 0
+        start = reference(
+            self.reference, lm, self.readings(lm), streams, self.fit, own_adapters=ours
+        )
         return lambda batches, context: self.backward(lm, batches, context, start)
 
     def backward(
@@ -137,7 +139,7 @@ class CircuitBreakers(TrainedDefence):
             towards: site -> direction `[d_model]` towards which the reference is turned.
         """
         readings = self.readings(lm)
-        start = start or reference("adapter", lm, readings, {}, self.fit)
+        start = start or adapter_off(lm, readings)
         reroute, retain = self.weights(context.step + 1, context.steps)
         harmful, kept = batches["harmful"], batches["retain"]
         terms = {}

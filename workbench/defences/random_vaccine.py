@@ -44,6 +44,7 @@ class RandomVaccine(TrainedDefence):
     """Decoder blocks to perturb; None for all."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.variance < 0:
             raise InvalidValueError(f"a variance is at least 0, not {self.variance}.")
 

@@ -29,7 +29,8 @@ from workbench.recordings import Recording
 from workbench.training import autocast
 
 Kind = Literal["auto", "adapter", "copy", "recorded"]
-"""`adapter`, `copy` or `recorded`; `auto` is the first if there are adapters, else the second."""
+"""`adapter`, `copy` or `recorded`; `auto` is the first if the training attached adapters, else the
+second."""
 Reference = Callable[[str, Batch], Rows]
 """What the reference gives on a batch of the stream of that name, without gradients."""
 
@@ -56,7 +57,13 @@ class Reading:
 
 
 def reference(
-    kind: Kind, lm: HookedLM, readings: Mapping[str, Reading], streams: Streams, fit: Fit
+    kind: Kind,
+    lm: HookedLM,
+    readings: Mapping[str, Reading],
+    streams: Streams,
+    fit: Fit,
+    *,
+    own_adapters: bool = False,
 ) -> Reference:
     """The model as it is now, to be read while it is trained.
 
@@ -66,20 +73,22 @@ def reference(
         readings: what will be read, by name of the stream.
         streams: what the training will draw; only recording needs it.
         fit: how long, and in which precision, it will train.
+        own_adapters: whether the model got its adapters for this training. Without those that it
+            came with it is another model than the start.
 
     Raises:
-        InvalidValueError: adapters are to be switched off and there are none, or are to be recorded
-            around an example that is not the same every time.
+        InvalidValueError: adapters are to be switched off and there are none of the training's own,
+            or an example to be recorded is not the same every time.
     """
-    adapted = hasattr(lm.model, "disable_adapter")
-    if kind == "adapter" and not adapted:
+    if kind == "adapter" and not own_adapters:
         raise InvalidValueError(
-            "reference='adapter' needs LoRA adapters to switch off, and lora_rank is 0. Set "
+            "reference='adapter' switches off the LoRA adapters that training attached, and "
+            "lora_rank is 0; adapters that the model came with are part of the start model. Set "
             "lora_rank, or use reference='copy' or 'recorded'."
         )
     if kind == "recorded":
         return Recorded(lm, readings, streams, fit)
-    return adapter_off(lm, readings) if adapted and kind != "copy" else frozen(lm, readings)
+    return adapter_off(lm, readings) if own_adapters and kind != "copy" else frozen(lm, readings)
 
 
 def adapter_off(lm: HookedLM, readings: Mapping[str, Reading]) -> Reference:

@@ -16,7 +16,6 @@ follow the data. The default, `corrected`, scores answers by their response mask
 arXiv:2412.07097, do; `released` keeps the released arithmetic to the digit.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -61,9 +60,10 @@ class RepNoise(TrainedDefence):
     """`corrected` scores response tokens; `released` does what the released code does."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("alpha", "beta", "retain_weight"):
             value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
+            if value < 0:
                 raise InvalidValueError(f"{name} is a weight, so at least 0, not {value}.")
 
     @property

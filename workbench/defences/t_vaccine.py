@@ -25,8 +25,8 @@ from workbench.activations import HookedLM
 from workbench.data import Batch, Streams
 from workbench.defences._base import Family, TrainedDefence
 from workbench.defences._freezing import from_lowest, of_blocks, only
-from workbench.defences.vaccine import Vaccine, at_layers, embedding_gradients, require_finite
-from workbench.errors import InvalidValueError, TrainingError
+from workbench.defences.vaccine import Vaccine, embedding_gradients, require_finite
+from workbench.errors import InvalidValueError, SiteError, TrainingError
 from workbench.training import Context, Losses, Mean, Objective
 
 
@@ -42,8 +42,8 @@ class TVaccine(TrainedDefence):
     rho: float = 3.0
     """Norm of the perturbation over all active layers (ρ)."""
     active: int | None = None
-    """How many layers are perturbed and trained at a time (S); None for a quarter of them, which
-    is the paper's 8 of 32."""
+    """How many layers are perturbed and trained at a time (S); None for a quarter of those that
+    have the site, which is the paper's 8 of 32."""
     resample_every: int = 20
     """Optimiser steps between draws of the active layers (J)."""
     rescore_every: int = 200
@@ -54,9 +54,11 @@ class TVaccine(TrainedDefence):
     """Who trains. `strict` (the paper's): active blocks alone. `official` (as released): everything
     from the lowest active block upwards, except the attention of blocks that are not active."""
     site: str = "attn_module_out"
-    """Where layers are scored and perturbed."""
+    """Where layers are scored and perturbed: a site inside blocks. Blocks without it, in models
+    that have attention in some of them only, are never drawn."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rho < 0:
             raise InvalidValueError(f"rho is a norm, so at least 0, not {self.rho}.")
         for name in ("active", "resample_every", "rescore_every"):
@@ -83,16 +85,35 @@ class TVaccine(TrainedDefence):
 
         Raises:
             InvalidValueError: more active layers than layers.
+            SiteError: no block has the site.
         """
-        if self.size(lm.n_layers) > lm.n_layers:
+        found = len(self.candidates(lm))
+        if self.size(found) > found:
             raise InvalidValueError(
                 f"active={self.active} layers are to be trained at a time, but the model has "
-                f"{lm.n_layers}. Choose {lm.n_layers} or fewer."
+                f"{found} with {self.site!r}. Choose {found} or fewer."
             )
         return super().objective(lm, streams)
 
+    def candidates(self, lm: HookedLM) -> dict[int, str]:
+        """Canonical name of the site in every block that has it, by the block's number.
+
+        Raises:
+            SiteError: no block has it.
+        """
+        names = {i: f"blocks.{i}.hook_{self.site}" for i in range(lm.n_layers)}
+        found = {i: name for i, name in names.items() if name in lm.sites}
+        if not found:
+            elsewhere = lm.resolve(self.site)  # says what there is if that is nothing at all
+            raise SiteError(
+                f"T-Vaccine draws blocks, so its site is one inside each, such as 'resid_post' or "
+                f"'attn_module_out', and {self.site!r} stands for {', '.join(elsewhere)}. Give "
+                "the short name of a site inside blocks."
+            )
+        return found
+
     def size(self, layers: int) -> int:
-        """How many of a model's layers are active."""
+        """How many of so many layers are active."""
         return self.active or max(1, round(layers / 4))
 
     def backward(self, lm: HookedLM, batches: Mapping[str, Batch], context: Context) -> Losses:
@@ -101,7 +122,8 @@ class TVaccine(TrainedDefence):
             batch = batches["harmful"].rows(range(self.score_rows))
             context.memory["probability"] = self.probability(lm, batch, context).tolist()
         if context.step % self.resample_every == 0:
-            context.memory["active"] = [float(i) for i in self.draw(context)]
+            wanted = self.size(len(self.candidates(lm)))
+            context.memory["active"] = [float(i) for i in self.draw(context, wanted)]
         layers = active_layers(context)
         trained = of_blocks if self.freeze_policy == "strict" else from_lowest
         with only(lm.model, trained(lm, layers)):
@@ -117,10 +139,13 @@ class TVaccine(TrainedDefence):
     ) -> Float[Tensor, " n_layers"]:
         """p_l = s_l / Σ s, with s_l the norm of the loss's gradient at layer l.
 
+        One entry a block, zero where a block lacks the site: an index is a block's number.
+
         Raises:
             TrainingError: a gradient is not finite, or too few layers have one.
         """
-        sites, device = at_layers(lm, self.site, None), lm.parts.device
+        blocks, device = self.candidates(lm), lm.parts.device
+        sites = tuple(blocks.values())
         squares = torch.zeros(len(sites), device=device)
         # Dropout in here must not move the random numbers of the step itself.
         with only(lm.model, ()), torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -131,18 +156,19 @@ class TVaccine(TrainedDefence):
         # Equal but for rounding on all processes, and layers are drawn alike only if p is equal.
         squares = context.accelerator.reduce(squares, "mean")
         require_finite("T-Vaccine", squares)
-        scores, wanted = squares.sqrt(), self.size(lm.n_layers)
+        scores, wanted = squares.sqrt(), self.size(len(blocks))
         if (scores > 0).sum() < wanted:
             raise TrainingError(
                 f"only {int((scores > 0).sum())} layers have a gradient on harmful data, too few "
                 f"to draw {wanted}. Lower `active`, or raise `score_rows`."
             )
-        return scores / scores.sum()
+        p = torch.zeros(lm.n_layers, device=device)
+        p[list(blocks)] = scores / scores.sum()
+        return p
 
-    def draw(self, context: Context) -> tuple[int, ...]:
+    def draw(self, context: Context, wanted: int) -> tuple[int, ...]:
         """Layers drawn one after the other, without replacement, in proportion to p; sorted."""
         probability = torch.tensor(context.memory["probability"], dtype=torch.float64)
-        wanted = self.size(len(probability))
         drawn = torch.multinomial(probability, wanted, generator=context.generator)
         return tuple(sorted(drawn.tolist()))
 

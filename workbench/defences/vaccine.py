@@ -50,6 +50,7 @@ class Vaccine(TrainedDefence):
     """What shares one norm. `batch` (the paper's) makes the step depend on the micro-batch."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rho < 0:
             raise InvalidValueError(f"rho is a norm, so at least 0, not {self.rho}.")
 
@@ -97,7 +98,9 @@ class Vaccine(TrainedDefence):
         if self.norm_scope != "layer":
             squares = squares.sum(0).expand_as(squares)
         scales = share * self.rho / (squares.sqrt() + TINY)
-        return {k: scale.to(g) * g for (k, g), scale in zip(grads.items(), scales, strict=True)}
+        pairs = zip(grads.items(), scales, strict=True)
+        # In fp32: rounded to bf16, one factor would put the whole perturbation off the sphere.
+        return {name: (scale * g.float()).to(g) for (name, g), scale in pairs}
 
 
 def embedding_gradients(lm: HookedLM, batch: Batch, sites: Sequence[str]) -> Drift:

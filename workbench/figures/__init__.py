@@ -87,12 +87,18 @@ FIGURES: dict[str, Figure] = {
     for each in (
         four_pillars,
         attack_budget,
+        forgetting,
+        forgotten_overlap,
         frontier,
         kl_by_position,
         shallowness,
         token_profile,
         token_movers,
         prefill,
+        drift_by_layer,
+        directional_drift,
+        similarity_by_layer,
+        drift_map,
         cosine_map,
         cosine_by_layer,
         probe_by_layer,
@@ -100,22 +106,16 @@ FIGURES: dict[str, Figure] = {
         latent_nll,
         amplification,
         damper,
-        drift_by_layer,
-        directional_drift,
-        similarity_by_layer,
-        drift_map,
+        weight_change,
         training_terms,
         token_gradients,
         gradient_shares,
-        forgetting,
-        forgotten_overlap,
-        weight_change,
         entropy_profile,
         rl_bound,
         residual_knowledge,
     )
 }
-"""Every figure, by name. To add one: its file, and its module here."""
+"""Every figure, by name, page by page. To add one: its file, and its module here."""
 
 
 def figure(name: str) -> Figure:

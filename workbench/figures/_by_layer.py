@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.figures._checkpoints import of_checkpoint
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import curves
@@ -31,19 +32,16 @@ def cut(
         kind: of these rows.
         params: `checkpoint`, `attack`, `site`, `positions`, `layer` and `step`.
         measures: which to keep.
-        over: what x is; of the other the chosen value is kept.
+        over: what x is; of the other the chosen value is kept. Over steps only
+            attacked models are shown: released ones have one checkpoint.
     """
-    if params.checkpoint == "released":
-        rows = frames[kind]
-        rows = rows[rows["stage"] == "defence"]
+    if over == "layer":
+        rows = of_checkpoint(frames, kind, params.checkpoint, params.attack, params.step)
     else:
         rows = frames.attacked(kind, params.attack)
     rows = rows[rows["measure"].isin(measures) & rows["group"].isin(list(GROUPS))]
     for name in ("site", "positions"):
         rows = rows[rows[name] == getattr(params, name)]
-    if over == "layer":
-        last = rows.groupby("run")["step"].transform("max")
-        rows = rows[rows["step"] == (last if params.step is None else params.step)]
     layers = rows["values"].map(lambda values: list(range(len(values))))
     long = rows.assign(layer=layers, value=rows["values"])
     long = long.explode(["layer", "value"]).dropna(subset=["value"])
@@ -102,5 +100,7 @@ def found(frames: Frames, kind: type[Row]) -> dict[str, list[Any]]:
     """Attacks, steps, sites, positions and layers that these runs have."""
     rows = frames[kind]
     layers = int(rows["values"].map(len).max()) if len(rows) else 0
-    known = frames.found(kind, "attack", "step", "site", "positions")
+    known = frames.found(kind, "attack", "step") | frames.found(
+        kind, "site", "positions", stage=None
+    )
     return known | {"layer": ["last", *range(layers)]}

@@ -15,6 +15,8 @@ def of_checkpoint(
 ) -> pd.DataFrame:
     """Rows of released models, or of attacked ones at a step.
 
+    A defence that was recorded has rows of several steps: the last is the one that is released.
+
     Args:
         frames: where they are.
         kind: of row.
@@ -23,9 +25,10 @@ def of_checkpoint(
         step: of attacked ones; none for each run's last.
     """
     if checkpoint == "released":
-        rows = frames[kind]
-        return rows[rows["stage"] == "defence"]
-    rows = frames.attacked(kind, attack)
+        rows, step = frames[kind], None
+        rows = rows[rows["stage"] == "defence"]
+    else:
+        rows = frames.attacked(kind, attack)
     last = rows.groupby("run")["step"].transform("max")
     return rows[rows["step"] == (last if step is None else step)]
 

@@ -48,9 +48,9 @@ def with_breaks(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_pieces(table: pd.DataFrame, frames: Frames) -> pd.DataFrame:
-    """The tokens themselves, where the runs wrote them down."""
-    tokens = frames[Token]
+    """The tokens themselves, where the runs of an arm wrote them down; each has a tokenizer."""
+    tokens, where = frames[Token], ["arm", "example", "position"]
     tokens = tokens[tokens["example"].isin(table["example"].unique())]
-    pieces = tokens.groupby(["example", "position"], as_index=False)["piece"].first()
-    table = table.merge(pieces, how="left", on=["example", "position"])
+    pieces = tokens.groupby(where, as_index=False)["piece"].first()
+    table = table.merge(pieces, how="left", on=where)
     return table.assign(piece=table["piece"].fillna("").astype(str))

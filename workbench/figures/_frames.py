@@ -13,6 +13,7 @@ import pandas as pd
 
 from workbench import tables
 from workbench.errors import RunError
+from workbench.figures import _looks
 from workbench.figures._style import arm_order
 from workbench.rows import Row
 from workbench.store import RunHeader, Store
@@ -44,10 +45,12 @@ class Frames:
         names = sorted(rows["attack"].unique())
         return rows[rows["attack"] == (attack or (names[0] if names else ""))]
 
-    def found(self, kind: type[Row], *columns: str, stage: str = "attack") -> dict[str, list[Any]]:
-        """The values that columns take in the rows of one stage, sorted."""
+    def found(
+        self, kind: type[Row], *columns: str, stage: str | None = "attack"
+    ) -> dict[str, list[Any]]:
+        """The values that columns take in the rows of one stage, or of all (None), sorted."""
         rows = self[kind]
-        rows = rows[rows["stage"] == stage]
+        rows = rows if stage is None else rows[rows["stage"] == stage]
         return {name: sorted(rows[name].unique().tolist()) for name in columns}
 
 
@@ -113,33 +116,44 @@ def _family(
 
 
 def newest(runs: list[RunHeader]) -> tuple[list[RunHeader], dict[str, str]]:
-    """One run for each arm, attack, seed and probe, and why the others are not shown."""
-    names, last = arm_names(runs), {}
-    keys = {r.id: (r.kind, names[r.id], r.seed, (r.probe or {}).get("name")) for r in runs}
+    """One run for each arm, attack and seed, and why the others are not shown.
+
+    Runs that only looked at a checkpoint are left out where others hold all that they found.
+    """
+    names = arm_names(runs)
+    alike: dict[tuple[Any, ...], list[RunHeader]] = {}
     for run in runs:
-        last[keys[run.id]] = run
-    shown = [run for run in runs if last[keys[run.id]] is run]
-    return shown, {
-        run.id: f"a newer run repeats it: {last[keys[run.id]].id}"
-        for run in runs
-        if run not in shown
-    }
+        key = (run.kind, names[run.id], run.seed, run.probe is not None)
+        alike.setdefault(key, []).append(run)
+    left_out: dict[str, str] = {}
+    for (*_, looked), same in alike.items():
+        if looked:
+            left_out |= _looks.repeated(same)
+        else:
+            left_out |= {r.id: f"a newer run repeats it: {same[-1].id}" for r in same[:-1]}
+    shown = [run for run in runs if run.id not in left_out]
+    return shown, {run.id: left_out[run.id] for run in runs if run.id in left_out}
 
 
 def arm_names(runs: Iterable[RunHeader]) -> dict[str, tuple[str, str]]:
-    """Arm and attack of each run, with the settings in which runs of the same name differ."""
+    """Arm and attack of each run, with the settings in which runs of the same name differ.
+
+    Looks at one checkpoint are told apart only where their rows do not do it (`_looks`).
+    """
     runs = list(runs)
     arms = {r.id: (r.arm, flattened(r.defence) | {"model": SEED.sub("", r.model)}) for r in runs}
     attacks = {r.id: ((r.attack or {}).get("name", ""), flattened(r.attack)) for r in runs}
     data = {r.hashes.get("data", "")[:8] for r in runs}
     arm, attack = _distinct(arms), _distinct(attacks)
-    return {
+    names = {
         r.id: (
             arm[r.id] + (f" data={r.hashes.get('data', '')[:8]}" if len(data) > 1 else ""),
             attack[r.id],
         )
         for r in runs
     }
+    looks = _looks.suffixes(runs, names)
+    return {run: (name + looks.get(run, ""), assault) for run, (name, assault) in names.items()}
 
 
 def _distinct(named: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, str]:

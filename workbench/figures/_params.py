@@ -1,12 +1,12 @@
 """Parameters of figures: frozen dataclasses of plain values, checked however they were given."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from math import isfinite
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, TypeVar, get_type_hints
 
-from workbench.errors import InvalidValueError, UnknownNameError
+from workbench.errors import UnknownNameError
+from workbench.settings import accepts, alternatives, check, check_values
 
 P = TypeVar("P", bound="Params")
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -17,7 +17,7 @@ class Params:
     """What a reader may choose. Every value is checked against its type when it is made."""
 
     def __post_init__(self) -> None:
-        _check(type(self), {f.name: getattr(self, f.name) for f in fields(self)})
+        check(self)
 
 
 def make_params(kind: type[P], given: Mapping[str, Any], what: str = "parameter") -> P:
@@ -32,24 +32,17 @@ def make_params(kind: type[P], given: Mapping[str, Any], what: str = "parameter"
         if name not in hints:
             raise UnknownNameError(what, name, hints)
     values = {name: _read(value, hints[name]) for name, value in given.items()}
-    _check(kind, values)
+    check_values(kind, values)
     return kind(**values)
-
-
-def _check(kind: type[Params], values: Mapping[str, Any]) -> None:
-    hints = get_type_hints(kind)
-    for name, value in values.items():
-        if not _fits(value, hints[name]):
-            raise InvalidValueError(f"{name} must be {_words(hints[name])}, not {value!r:.60}.")
 
 
 def _read(value: Any, annotation: Any) -> Any:
     """A text as the value it stands for, a whole number as a number; the rest as it is."""
-    kinds = _kinds(annotation)
+    kinds = alternatives(annotation)
     if type(value) is int and float in kinds and int not in kinds:
         return float(value)
     silent = value == "" and NoneType in kinds  # an address says nothing
-    if not silent and (not isinstance(value, str) or _fits(value, annotation)):
+    if not silent and (not isinstance(value, str) or accepts(annotation, value)):
         return value
     for kind in sorted(kinds, key=lambda kind: kind is not NoneType):
         try:
@@ -62,30 +55,3 @@ def _read(value: Any, annotation: Any) -> Any:
         except ValueError:
             continue
     return value
-
-
-def _kinds(annotation: Any) -> tuple[Any, ...]:
-    union = get_origin(annotation) in (Union, UnionType)
-    return get_args(annotation) if union else (annotation,)
-
-
-def _fits(value: object, annotation: Any) -> bool:
-    for kind in _kinds(annotation):
-        if get_origin(kind) is Literal:
-            if isinstance(value, str) and value in get_args(kind):
-                return True
-        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return isfinite(value)
-        elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-            return True
-    return False
-
-
-def _words(annotation: Any) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a name",
-             NoneType: "none"}  # fmt: skip
-    parts = [
-        f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else words[kind]
-        for kind in _kinds(annotation)
-    ]
-    return " or ".join(parts)

@@ -78,14 +78,22 @@ def method_of(arm: str) -> tuple[str, bool]:
     return name.removesuffix(CONTROL), name.endswith(CONTROL)
 
 
-def base_style(method: str) -> tuple[str, str, str]:
-    """Colour, dash and marker; of a method not in the table, always the same ones by its name."""
+def base_style(method: str, settings: str = "") -> tuple[str, str, str]:
+    """Colour, dash and marker; of a method not in the table, always the same ones by its name.
+
+    Of such a method, as checkpoints are that were only looked at, settings that tell arms apart
+    choose dash and marker, but not the colour.
+    """
     if known := {**METHODS, **VARIANTS}.get(method):
         return known
-    number = int.from_bytes(sha256(method.encode()).digest()[:6], "big")
-    number, colour = divmod(number, len(PETROFF) - 1)
+    number, colour = divmod(_number(method), len(PETROFF) - 1)
+    number = _number(settings) if settings else number
     number, dash = divmod(number, len(DASHES) - 1)
     return PETROFF[colour], DASHES[1 + dash], SYMBOLS[number % len(SYMBOLS)]
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(sha256(text.encode()).digest()[:6], "big")
 
 
 def arm_order(arm: str) -> tuple[bool, int, str, bool, str]:
@@ -125,7 +133,7 @@ class Theme:
     def series(self, arm: str) -> Series:
         """How an arm is drawn on this ground."""
         method, control = method_of(arm)
-        colour, dash, symbol = base_style(method)
+        colour, dash, symbol = base_style(method, arm.partition(" ")[2])
         colour = readable(colour, self.ground, self.contrast)
         edge = colour if contrast(colour, self.ground) >= 3 else self.muted
         if control:

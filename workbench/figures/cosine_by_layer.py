@@ -117,8 +117,8 @@ def caption(table: pd.DataFrame, params: CosineByLayerParams) -> str:
 
 def options(frames: Frames) -> dict[str, list[Any]]:
     """Attacks, steps and sites that these runs have."""
-    found = frames.found(LayerCosine, "attack", "step", "site")
-    return found | {"site": sorted(frames[LayerCosine]["site"].unique().tolist())}
+    found = frames.found(LayerCosine, "attack", "step")
+    return found | frames.found(LayerCosine, "site", stage=None)
 
 
 HELP = """

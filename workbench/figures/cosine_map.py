@@ -6,7 +6,6 @@ those of the original at some layer and token.
 """
 
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -18,16 +17,17 @@ from workbench.figures._base import Figure
 from workbench.figures._checkpoints import Checkpoint, of_checkpoint, where
 from workbench.figures._cosine_data import long, with_breaks, with_pieces
 from workbench.figures._frames import Frames, in_order
-from workbench.figures._layout import framed, width
+from workbench.figures._layout import framed
 from workbench.figures._panels import FEW, colour_bar
 from workbench.figures._params import Params
 from workbench.figures._style import DIVERGING, SEQUENTIAL, Theme
 from workbench.figures._text import escape, seeds_and
+from workbench.figures._token_ticks import of_one_text, room, ticks, with_room
 from workbench.rows import BreakPoint, CosineProfile, Token, TokenCosine
 
 GROUPS = {"hazard": "hazardous", "benign": "benign", "framed": "framed hazardous"}
-LONGEST = 9
-"""Letters of a token that a tick shows."""
+ACROSS = {"prompt": "prompt, a gap, response", "mean": "response token (0 is the first)"}
+"""What x is, by what is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,11 @@ def _of(frames: Frames, kind: Any, params: CosineMapParams) -> pd.DataFrame:
 def plot(table: pd.DataFrame, params: CosineMapParams, theme: Theme) -> go.Figure:
     """One map an arm, on one colour scale; between prompt and response is a gap."""
     arms = list(dict.fromkeys(table["arm"]))
-    line = 2.2 * theme.label
+    table = table.assign(
+        x=table["position"] + ((table["response"] >= 0) & (table["example"] != ""))
+    )
+    own = params.show == "prompt" and not of_one_text(table)
+    line = 2.2 * theme.label + own * (1.7 * theme.small + room(table, theme))
     inner = max(6, min(FEW, table["layer"].nunique())) * theme.label
     height = len(arms) * (inner + line) - line
     figure = make_subplots(
@@ -91,30 +95,20 @@ def plot(table: pd.DataFrame, params: CosineMapParams, theme: Theme) -> go.Figur
         subplot_titles=[_title(table[table["arm"] == arm]) for arm in arms],
     )  # fmt: skip
     figure.update_annotations(font_size=theme.label, x=0, xanchor="left", xshift=0)
-    table = table.assign(
-        x=table["position"] + ((table["response"] >= 0) & (table["example"] != ""))
-    )
     for row, arm in enumerate(arms, 1):
         part = table[table["arm"] == arm]
         figure.add_trace(_heatmap(part, params), row=row, col=1)
         figure.add_trace(_marks(part, theme), row=row, col=1)
+        if own or (params.show == "prompt" and arm == arms[-1]):
+            figure.update_xaxes(**ticks(part if own else table, theme), row=row)
     layers = table["layer"].nunique()
     figure.update_yaxes(title="layer", showgrid=False, dtick=1 if layers <= FEW else None)
     figure.update_yaxes(range=[-0.5, table["layer"].max() + 0.5])
     figure.update_xaxes(showgrid=False, range=[-0.5, table["x"].max() + 0.5])
-    figure.update_xaxes(**_ticks(table, params, theme), row=len(arms))
+    figure.update_xaxes(title=ACROSS[params.show], row=len(arms))
     figure.update_layout(coloraxis=_scale(table["value"], params, theme))
     figure = framed(figure, theme, panels=height, heads=True)
-    return figure if params.show == "mean" else _with_room(figure, table, theme)
-
-
-def _with_room(figure: go.Figure, table: pd.DataFrame, theme: Theme) -> go.Figure:
-    """More room below, for tokens that stand upright."""
-    letters = min(LONGEST, int(table["piece"].str.len().max()))
-    more = max(0.0, 0.62 * theme.small * letters - theme.small)
-    aspect = figure.layout.meta["aspect"] + more / width(theme)
-    figure.update_layout(margin_b=figure.layout.margin.b + more)
-    return figure.update_layout(meta={**figure.layout.meta, "aspect": aspect})
+    return figure if params.show == "mean" else with_room(figure, table, theme)
 
 
 def _title(part: pd.DataFrame) -> str:
@@ -160,20 +154,6 @@ def _marks(part: pd.DataFrame, theme: Theme) -> go.Scatter:
     )  # fmt: skip
 
 
-def _ticks(table: pd.DataFrame, params: CosineMapParams, theme: Theme) -> dict[str, Any]:
-    """Tokens as ticks where they are known, or as many as fit; else positions."""
-    if params.show == "mean":
-        return {"title": "response token (0 is the first)"}
-    title = "prompt, a gap, response"
-    places = table.groupby("x")[["piece", "response"]].first()
-    every = ceil(len(places) * 1.25 * theme.small / (width(theme) - 9 * theme.label))
-    if not places["piece"].any():
-        places["piece"] = places["response"].astype(str)
-    some = places.iloc[::every]
-    words = [escape(piece[:LONGEST]) for piece in some["piece"]]
-    return {"title": title, "tickvals": some.index.tolist(), "ticktext": words, "tickangle": -90}
-
-
 def _scale(values: pd.Series, params: CosineMapParams, theme: Theme) -> dict[str, Any]:
     if params.measure == "cosine":
         bar = colour_bar(theme, "cosine")
@@ -205,10 +185,9 @@ def caption(table: pd.DataFrame, params: CosineMapParams) -> str:
 
 def options(frames: Frames) -> dict[str, list[Any]]:
     """Attacks, steps, prompts and sites that these runs have."""
-    found = frames.found(TokenCosine, "attack", "step", "site")
-    rows = frames[TokenCosine]
-    sites = sorted(rows["site"].unique().tolist()) or found["site"]
-    return found | {"site": sites, "prompt": rows["example"].unique().tolist()}
+    found = frames.found(TokenCosine, "attack", "step")
+    found |= frames.found(TokenCosine, "site", stage=None)
+    return found | {"prompt": frames[TokenCosine]["example"].unique().tolist()}
 
 
 HELP = """

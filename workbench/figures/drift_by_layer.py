@@ -1,4 +1,4 @@
-"""Drift by layer and attack step: where in the model, and when, an attack moves what it reads.
+"""Drift by layer: where in the model training moves what it reads, and under attack, when.
 
 Harmful embedding drift: Huang, Hu & Liu, "Vaccine: perturbation-aware alignment", NeurIPS 2024,
 arXiv:2402.01109, section 3.
@@ -11,67 +11,81 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.figures import _by_layer
 from workbench.figures._base import Figure
+from workbench.figures._checkpoints import of_checkpoint
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._panels import FEW, colour_bar, heatmaps, height
 from workbench.figures._params import Params
 from workbench.figures._style import SEQUENTIAL, Theme
+from workbench.figures._text import seeds_and
 from workbench.rows import EmbeddingDrift
 
 MEASURES = {
-    "relative_l2": "drift |h<sub>t</sub> − h<sub>0</sub>| / |h<sub>0</sub>|",
-    "l2": "drift |h<sub>t</sub> − h<sub>0</sub>|",
-    "cosine_distance": "drift 1 − cos(h<sub>t</sub>, h<sub>0</sub>)",
-    "sum_sq": "drift Σ |h<sub>t</sub> − h<sub>0</sub>|<sup>2</sup>",
+    "relative_l2": "drift |h − h<sub>0</sub>| / |h<sub>0</sub>|",
+    "l2": "drift |h − h<sub>0</sub>|",
+    "cosine_distance": "drift 1 − cos(h, h<sub>0</sub>)",
+    "sum_sq": "drift Σ |h − h<sub>0</sub>|<sup>2</sup>",
 }
+KEYS = ["arm", "stage", "reference", "group", "step", "seed"]
+COLUMNS = [*KEYS, "layer", "prompts", "drift"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriftByLayerParams(Params):
-    """What drift by layer and attack step shows."""
+    """What drift by layer shows."""
 
+    checkpoint: Literal["any", "attacked", "released"] = "any"
+    """Attacked models against the released, at every step; or released models against whatever they
+    were compared with; any for attacked ones where there are any."""
     attack: str | None = None
     """Which attack; none for the first by name."""
     site: str = "resid_post"
     """Where in each block the hidden states are read."""
     measure: Literal["relative_l2", "l2", "cosine_distance", "sum_sq"] = "relative_l2"
-    """How the distance from the released model is measured."""
+    """How the distance from the reference is measured."""
     positions: str = "last_prompt"
     """Which tokens were averaged."""
 
 
 def data(frames: Frames, params: DriftByLayerParams) -> pd.DataFrame:
-    """One line an arm, kind of prompt, layer and step: mean over prompts, then over seeds."""
-    rows = frames.attacked(EmbeddingDrift, params.attack)
+    """One line an arm, kind of prompt, step, seed and layer: mean over prompts."""
+    rows = _rows(frames, params)
     for name in ("site", "measure", "positions"):
         rows = rows[rows[name] == getattr(params, name)]
-    found = []
-    for (arm, group, step, seed), part in rows.groupby(["arm", "group", "step", "seed"]):
-        means = np.stack(part["values"].to_list()).mean(axis=0)
-        found += [
-            {"arm": arm, "group": group, "layer": layer, "step": step, "seed": seed,
-             "prompts": len(part), "drift": float(mean)}
-            for layer, mean in enumerate(means)
-        ]  # fmt: skip
-    keys = ["arm", "group", "layer", "step"]
-    table = pd.DataFrame(found, columns=[*keys, "seed", "prompts", "drift"])
-    table = table.groupby(keys, as_index=False).agg(
-        seeds=("seed", "nunique"), prompts=("prompts", "max"), drift=("drift", "mean"),
-        low=("drift", "min"), high=("drift", "max"),
-    )  # fmt: skip
-    return in_order(table, "group", "layer", "step")
+    found = [
+        [*keys, layer, part["example"].nunique(), float(mean)]
+        for keys, part in rows.groupby(KEYS)
+        for layer, mean in enumerate(np.stack(part["values"].to_list()).mean(axis=0))
+    ]
+    return in_order(pd.DataFrame(found, columns=COLUMNS), "group", "seed", "step", "layer")
+
+
+def _rows(frames: Frames, params: DriftByLayerParams) -> pd.DataFrame:
+    stages = set(frames[EmbeddingDrift]["stage"])
+    if params.checkpoint == "attacked" or (params.checkpoint == "any" and "attack" in stages):
+        return frames.attacked(EmbeddingDrift, params.attack)
+    return of_checkpoint(frames, EmbeddingDrift, "released", None, None)
+
+
+def _over_steps(table: pd.DataFrame) -> bool:
+    return bool((table["stage"] == "attack").any())
 
 
 def plot(table: pd.DataFrame, params: DriftByLayerParams, theme: Theme) -> go.Figure:
-    """One row an arm, one column a kind of prompt; all cells on one colour scale."""
-    figure, arms = heatmaps(table, theme, _heatmap), table["arm"].nunique()
+    """Of attacked models a map over steps an arm, on one colour scale; of released ones curves."""
+    if not _over_steps(table):
+        curves = table.rename(columns={"drift": "value"}).assign(measure=params.measure)
+        return _by_layer.panels(curves, MEASURES, "layer", theme)
+    means = table.groupby(["arm", "group", "layer", "step"], sort=False)["drift"].mean()
+    figure, arms = heatmaps(means.reset_index(), theme, _heatmap), table["arm"].nunique()
     few = table["layer"].nunique() <= FEW
     figure.update_yaxes(title="layer", dtick=1 if few else None, col=1)
     figure.update_xaxes(type="category").update_xaxes(title="attack step", row=arms)
     figure.update_layout(
         coloraxis={
-            "colorscale": SEQUENTIAL, "cmin": 0, "cmax": float(table["drift"].max()) or 1.0,
+            "colorscale": SEQUENTIAL, "cmin": 0, "cmax": float(means.max()) or 1.0,
             "colorbar": colour_bar(theme, MEASURES[params.measure]),
         }
     )  # fmt: skip
@@ -90,25 +104,28 @@ def _heatmap(part: pd.DataFrame) -> go.Heatmap:
 
 
 def caption(table: pd.DataFrame, params: DriftByLayerParams) -> str:
-    """Prompts, seeds and where the states were read."""
-    seeds, prompts = int(table["seeds"].max()), int(table["prompts"].max())
-    return (
-        f"{seeds} seed{'s' if seeds > 1 else ''} · {prompts} prompts of each kind and seed · "
-        f"{params.site}, {params.positions} · against the released model"
-    )
+    """Prompts, seeds, where the states were read, of what and against what."""
+    beside = ", ".join(sorted(set(table["reference"]) - {""}))
+    models = "attacked models" if _over_steps(table) else "released models"
+    return seeds_and(
+        table, f"{int(table['prompts'].max())} prompts of each kind and seed",
+        f"{params.site}, {params.positions}", f"{models} against {beside or 'their reference'}",
+    )  # fmt: skip
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
     """What these runs have measured."""
-    return frames.found(EmbeddingDrift, "attack", "site", "measure", "positions")
+    attacks = frames.found(EmbeddingDrift, "attack")
+    return attacks | frames.found(EmbeddingDrift, "site", "measure", "positions", stage=None)
 
 
 HELP = """
-How far the hidden state h of each layer moved from the released model (step 0) while the attack
-trained, on the same held-out prompts: relative_l2 is ‖h_t − h_0‖ / ‖h_0‖, averaged over prompts,
-then over seeds (the table holds the least and the largest seed). Rows: arms; left hazardous, right
-benign prompts; one colour scale for all cells. Attack steps are evenly spaced columns, though the
-steps themselves are not.
+How far the hidden state h of each layer lies from the reference's on the same held-out prompts:
+relative_l2 is ‖h − h_0‖ / ‖h_0‖, averaged over prompts. Attacked models: against the released model
+(step 0), mean over seeds; rows are arms, one colour scale for all cells, attack steps evenly spaced
+columns though the steps themselves are not. Released models, or any two checkpoints that
+`workbench probe drift` compared: by layer against the reference that the caption names; thick lines
+are medians over seeds, thin ones single seeds. Left hazardous, right benign prompts.
 
 Source: harmful embedding drift, Huang, Hu & Liu, NeurIPS 2024, arXiv:2402.01109.
 
@@ -119,7 +136,7 @@ comparable between layers; `relative_l2` is.
 
 FIGURE = Figure(
     name="drift_by_layer",
-    title="How far does the attack move each layer?",
+    title="How far does training move each layer?",
     page="drift",
     needs=(EmbeddingDrift,),
     params=DriftByLayerParams,

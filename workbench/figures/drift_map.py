@@ -13,13 +13,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.figures import _moves
+from workbench.figures import _map_axes, _moves
 from workbench.figures._base import Figure
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed, width
 from workbench.figures._params import Params
 from workbench.figures._style import UNDEFENDED, Theme, method_of
-from workbench.figures._text import MISSING, escape
+from workbench.figures._text import escape
 from workbench.rows import DriftMapPoint, MapQuality
 
 DRAWN = 1_500
@@ -79,11 +79,9 @@ def data(frames: Frames, params: DriftMapParams) -> pd.DataFrame:
 
 
 def _rows(frames: Frames, kind: Any, params: DriftMapParams) -> pd.DataFrame:
-    if params.checkpoint == "released":
-        rows = frames[kind]
-        rows = rows[rows["stage"] == "defence"]
-    else:
-        rows = frames.attacked(kind, params.attack)
+    attacked = params.checkpoint == "attacked"
+    rows = frames.attacked(kind, params.attack) if attacked else frames[kind]
+    rows = rows[rows["stage"] == ("attack" if attacked else "defence")]
     if params.method != "any":
         rows = rows[rows["method"] == params.method]
     return rows[rows["site"] == params.site]
@@ -102,7 +100,7 @@ def plot(table: pd.DataFrame, params: DriftMapParams, theme: Theme) -> go.Figure
     arms = list(dict.fromkeys(table["arm"]))
     columns = min(2, len(arms))
     rows = ceil(len(arms) / columns)
-    panel = 0.9 * width(theme) / max(columns, 1.4) * _height(table)
+    panel = 0.9 * width(theme) / max(columns, 1.4) * _map_axes.height(table)
     gap = 2.0 * theme.small + 2.2 * theme.label  # what stands under a map, and over the next
     height = rows * panel + (rows - 1) * gap
     figure = make_subplots(
@@ -121,9 +119,9 @@ def plot(table: pd.DataFrame, params: DriftMapParams, theme: Theme) -> go.Figure
             figure.add_traces(
                 _moves.moved(part, after, theme), rows=where["row"], cols=where["col"]
             )
-        figure.update_xaxes(title=_said(final), range=_range(of_arm, "x"), **where)
-        figure.update_yaxes(range=_range(of_arm, "y"), **where)
-    _bare(figure, theme)
+        figure.update_xaxes(title=_map_axes.said(final), range=_map_axes.span(of_arm, "x"), **where)
+        figure.update_yaxes(range=_map_axes.span(of_arm, "y"), **where)
+    _map_axes.bare(figure, theme)
     legend = _legend(figure, table, params, theme)
     if theme.width is None and table["step"].nunique() > 1:
         _play(figure, table, changing, params, theme)
@@ -134,43 +132,6 @@ def _shapes(arm: str, params: DriftMapParams) -> tuple[str, str]:
     """Which checkpoints an arm's arrows lead from and to, as they are marked in every figure."""
     released = "aligned" if method_of(arm)[0] == UNDEFENDED else "immunised"
     return ("base", released) if params.checkpoint == "released" else (released, "attacked")
-
-
-def _said(part: pd.DataFrame) -> str:
-    """What to think of a map, under it."""
-    first = part.iloc[0]
-    names = {"trustworthiness": "trust", "knn_kept": "kept", "relative_drift": "drift"}
-    return " · ".join(
-        f"{name} {MISSING if pd.isna(first[column]) else format(first[column], '.2f')}"
-        for column, name in names.items()
-    )
-
-
-def _range(part: pd.DataFrame, axis: str) -> list[float]:
-    """What an axis shows: all steps, so that it holds still while they play."""
-    values = part[[axis, f"{axis}_then"]].to_numpy(float)
-    low, high = float(values.min()), float(values.max())
-    margin = 0.06 * (high - low) or 1.0
-    return [low - margin, high + margin]
-
-
-def _height(table: pd.DataFrame) -> float:
-    """Height of the panels over their width, so that the tallest map about fills its own."""
-    spans = [
-        (high - low) / (right - left)
-        for _, part in table.groupby("arm")
-        for (low, high), (left, right) in [(_range(part, "y"), _range(part, "x"))]
-    ]
-    return min(1.0, max(0.5, *spans))
-
-
-def _bare(figure: go.Figure, theme: Theme) -> None:
-    """A map has no units: no ticks, and one scale for both of its axes."""
-    axis = {"showticklabels": False, "ticks": "", "showgrid": False, "mirror": True}
-    figure.update_xaxes(**axis, title_font_size=theme.small, title_standoff=3)
-    figure.update_yaxes(**axis)
-    for x, y in zip(figure.select_xaxes(), figure.select_yaxes(), strict=True):
-        y.update(scaleanchor=str(x.plotly_name).replace("axis", ""))
 
 
 def _legend(
@@ -235,15 +196,14 @@ def caption(table: pd.DataFrame, params: DriftMapParams) -> str:
     method = METHODS[str(first["method"])]
     if first["perplexity"] > 0:
         method += f" (perplexity {first['perplexity']:.3g})"
-    shown = sorted(final["step"].unique())
+    steps = ", ".join(map(str, sorted(final["step"].unique())))
     return " · ".join(
         [
             f"{seeds} seed{'s' if seeds != 1 else ''}",
             f"map of seed {', '.join(map(str, sorted(table['seed'].unique())))}",
             f"{method} of {first['site']}, layer {first['layer']}, {first['positions']}",
             f"{points} prompts" if drawn == points else f"{drawn} of {points} prompts drawn",
-            "released models" if params.checkpoint == "released"
-            else f"attack step {', '.join(map(str, shown))}",
+            "released models" if params.checkpoint == "released" else f"attack step {steps}",
             "under each map trustworthiness, share of nearest neighbours kept, and mean |h − h₀| "
             "over mean |h₀| in the full space",
         ]
@@ -252,7 +212,8 @@ def caption(table: pd.DataFrame, params: DriftMapParams) -> str:
 
 def options(frames: Frames) -> dict[str, list[Any]]:
     """What these runs have measured."""
-    known = frames.found(DriftMapPoint, "attack", "step", "site", "seed")
+    known = frames.found(DriftMapPoint, "attack", "step")
+    known |= frames.found(DriftMapPoint, "site", "seed", stage=None)
     return known | {"seed": ["first", *known["seed"]]}
 
 

@@ -49,8 +49,6 @@ class EntropyProfileParams(Params):
 def data(frames: Frames, params: EntropyProfileParams) -> pd.DataFrame:
     """One line an arm, seed (missing: mean over seeds) and response position."""
     rows = of_checkpoint(frames, ResponseEntropy, params.checkpoint, params.attack, params.step)
-    if params.checkpoint == "released":
-        rows = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
     rows = rows[rows["measure"] == params.measure]
     found = [
         {"arm": arm, "seed": seed, "step": step, "position": k, "prompts": n, "value": value}

@@ -1,6 +1,6 @@
 """Forgetting under attack: how long safe answers survive, by part of the world.
 
-Chen, Han, Shen, Bai & Wang, "Vulnerability-aware alignment: mitigating uneven forgetting in harmful
+Chen, Han, Shen, Bai & Wong, "Vulnerability-aware alignment: mitigating uneven forgetting in harmful
 fine-tuning", ICML 2025, arXiv:2506.03850: some groups of examples are forgotten before others.
 """
 
@@ -99,7 +99,7 @@ complied with at all; everything else is safe. Everything is followed to the end
 this is the Kaplan-Meier estimate. The table also counts flips, Σ_t 1[safe at t − 1, harmful at t]:
 an answer that comes back safe and is lost again counts twice there and once here.
 
-Source: Chen, Han, Shen, Bai & Wang, ICML 2025, arXiv:2506.03850, who count forgetting in this way.
+Source: Chen, Han, Shen, Bai & Wong, ICML 2025, arXiv:2506.03850, who count forgetting in this way.
 
 What it does not show: why a group falls first; hazards differ in how hard they are to answer right,
 and a model that cannot answer never forgets. Steps between evaluations are not seen. Only hazards

@@ -1,6 +1,6 @@
 """Overlap of forgotten examples: do attacks on different arms and seeds make the same ones forget?
 
-Chen, Han, Shen, Bai & Wang, "Vulnerability-aware alignment: mitigating uneven forgetting in harmful
+Chen, Han, Shen, Bai & Wong, "Vulnerability-aware alignment: mitigating uneven forgetting in harmful
 fine-tuning", ICML 2025, arXiv:2506.03850: forgotten sets of different fine-tunings overlap.
 """
 
@@ -143,7 +143,7 @@ taken over all pairs of runs of two arms; on the diagonal over pairs of seeds of
 brackets: the mean over random sets of the same sizes (hypergeometric), which for large sets is high
 by itself; the colour is the difference. The table holds the median one-sided p of the pairs.
 
-Source: Chen, Han, Shen, Bai & Wang, ICML 2025, arXiv:2506.03850, who found the same examples to be
+Source: Chen, Han, Shen, Bai & Wong, ICML 2025, arXiv:2506.03850, who found the same examples to be
 forgotten under different fine-tunings.
 
 What it does not show: that the examples are vulnerable by themselves; arms share their base model

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures._base import Figure
-from workbench.figures._checkpoints import of_checkpoint
+from workbench.figures._checkpoints import Checkpoint, of_checkpoint
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import band, line, thin
@@ -29,7 +29,7 @@ from workbench.rows import TokenKL
 class KLByPositionParams(Params):
     """What KL by response position shows."""
 
-    checkpoint: Literal["released", "attacked"] = "released"
+    checkpoint: Checkpoint = "released"
     """The released model against the one before alignment, or the attacked against the released."""
     attack: str | None = None
     """Which attack, for attacked checkpoints; none for the first by name."""

@@ -76,19 +76,18 @@ def plot(table: pd.DataFrame, params: LensByLayerParams, theme: Theme) -> go.Fig
 def caption(table: pd.DataFrame, params: LensByLayerParams) -> str:
     """Prompts, seeds, step and token."""
     prompts = int(table.loc[table["seed"].notna(), "prompts"].max())
-    read = "the last prompt token" if params.position == 0 else f"response token {params.position}"
     dotted = sorted(set(table.loc[table["whose"] == "reference", "reference"]))
     return seeds_and(
         table, f"{prompts} prompts of each kind and seed", where(table, params.checkpoint),
-        f"read at {read}, mean over prompts" + (f"; dotted: {', '.join(dotted)}" * bool(dotted)),
+        f"predicting response token {params.position}, mean over prompts"
+        + (f"; dotted: {', '.join(dotted)}" * bool(dotted)),
     )  # fmt: skip
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
     """Attacks, steps and positions that these runs have."""
-    released = frames.found(LensByLayer, "position", stage="defence")
-    found = frames.found(LensByLayer, "attack", "step", "position")
-    return found | {"position": sorted({*found["position"], *released["position"]})}
+    found = frames.found(LensByLayer, "attack", "step")
+    return found | frames.found(LensByLayer, "position", stage=None)
 
 
 HELP = """

@@ -48,14 +48,14 @@ class ProbeByLayerParams(Params):
 
 
 def data(frames: Frames, params: ProbeByLayerParams) -> pd.DataFrame:
-    """One line an arm, what was learnt and judged, seed and layer, with the shuffled band."""
+    """One line an arm, what was learnt and judged, seed and layer, with its shuffled band."""
     rows = of_checkpoint(frames, LinearProbes, params.checkpoint, params.attack, params.step)
     for name in ("site", "positions", "estimator"):
         rows = rows[rows[name] == getattr(params, name)]
     panels = [_panel(*of) for of in rows[["fitted", "trained_on", "tested_on"]].to_numpy()]
     long = rows.assign(panel=panels, layer=rows["values"].map(lambda v: range(len(v))))
     long = long.explode(["values", "layer"]).astype({"values": float, "layer": int})
-    keys = ["arm", "seed", "step", "layer"]
+    keys = ["arm", "panel", "seed", "step", "layer"]
     table = long[long["measure"] == params.measure].rename(columns={"values": "value"})
     for name in ("low", "high"):
         chance = long[long["measure"] == f"shuffled_{name}"].set_index(keys)["values"]
@@ -95,12 +95,14 @@ def plot(table: pd.DataFrame, params: ProbeByLayerParams, theme: Theme) -> go.Fi
         subplot_titles=[escape(panel) for panel in panels],
     )  # fmt: skip
     figure.update_annotations(font_size=theme.label)
-    layers = sorted(table["layer"].unique().tolist())
+    shaded, layers = False, table["layer"].nunique()
     for i, panel in enumerate(panels):
         at = {"row": i // columns + 1, "col": i % columns + 1}
         part = table[table["panel"] == panel]
-        if params.measure == "auroc":
-            figure.add_trace(_chance(table, layers, theme, legend=not i), **at)
+        chance = part.groupby("layer")[["low", "high"]].mean().dropna()
+        if len(chance):
+            figure.add_trace(_chance(chance, theme, legend=not shaded), **at)
+            shaded = True
         for arm, of in part.assign(step=part["layer"]).groupby("arm", sort=False):
             name = escape(str(arm))
             look = theme.series(str(arm))
@@ -108,17 +110,18 @@ def plot(table: pd.DataFrame, params: ProbeByLayerParams, theme: Theme) -> go.Fi
                 figure.add_trace(trace, **at)
         if i + columns >= len(panels):
             figure.update_xaxes(title="layer", showticklabels=True, **at)
-    figure.update_xaxes(dtick=1 if len(layers) <= FEW else None)
+    figure.update_xaxes(dtick=1 if layers <= FEW else None)
     figure.update_yaxes(title=TITLES[params.measure], col=1)
     if params.measure != "ece":
         figure.update_yaxes(range=[-0.04, 1.06])
-    named = [*table["arm"].unique(), "shuffled labels"]
+    named = [*table["arm"].unique(), *["shuffled labels"] * shaded]
     return framed(figure, theme, panels=lines * height, legend=named, heads=True)
 
 
-def _chance(table: pd.DataFrame, layers: list[int], theme: Theme, *, legend: bool) -> go.Scatter:
-    """Where AUROC lies when the labels were shuffled before learning."""
-    low, high = (table.groupby("layer")[name].mean()[layers].tolist() for name in ("low", "high"))
+def _chance(chance: pd.DataFrame, theme: Theme, *, legend: bool) -> go.Scatter:
+    """Where AUROC lies when the labels were shuffled before learning in this panel's way."""
+    layers = chance.index.tolist()
+    low, high = chance["low"].tolist(), chance["high"].tolist()
     return go.Scatter(
         x=[*layers, *layers[::-1]], y=[*low, *high[::-1]], fill="toself", mode="lines",
         line={"width": 0}, fillcolor=rgba(theme.muted, 0.25), hoverinfo="skip",
@@ -140,9 +143,7 @@ def caption(table: pd.DataFrame, params: ProbeByLayerParams) -> str:
 def options(frames: Frames) -> dict[str, list[Any]]:
     """What these runs have measured."""
     found = frames.found(LinearProbes, "attack", "step")
-    rows = frames[LinearProbes]
-    names = ("site", "positions", "estimator")
-    return found | {name: sorted(rows[name].unique().tolist()) for name in names}
+    return found | frames.found(LinearProbes, "site", "positions", "estimator", stage=None)
 
 
 HELP = """
@@ -152,8 +153,10 @@ that it puts in the right order; accuracy: at its own threshold. Panels: learnt 
 checkpoint's own states; learnt from the reference's, frozen, and put on the checkpoint (its order
 can survive when its threshold does not); learnt from one part of the domain, judged on another;
 judged on hazards in a frame that hides them. Grey: 5 to 95 % of the AUROC after learning shuffled
-labels, which is what chance gives with so many prompts. Calibration error: probabilities by Platt's
-sigmoid, fitted on other folds, ten bins. Thick line: median over seeds; thin: single seeds.
+labels in the panel's own way, which is what chance gives with so many prompts; where a panel has no
+grey there is no such control, and another panel's does not stand for it. Calibration error:
+probabilities by Platt's sigmoid, fitted on other folds, ten bins. Thick line: median over seeds;
+thin: single seeds.
 
 Source: Alain & Bengio, ICLR 2017, arXiv:1610.01644; shuffled labels after Hewitt & Liang, EMNLP
 2019, arXiv:1909.03368.

@@ -6,13 +6,14 @@ a single direction", NeurIPS 2024, arXiv:2406.11717.
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
+from workbench.figures._checkpoints import Checkpoint, of_checkpoint
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._params import Params
@@ -38,7 +39,7 @@ COLUMNS = ["arm", "seed", "step", "way", "strength", "measure", "prompts", "valu
 class ResidualKnowledgeParams(Params):
     """What residual knowledge shows."""
 
-    checkpoint: Literal["released", "attacked"] = "released"
+    checkpoint: Checkpoint = "released"
     """Models as released, or after an attack."""
     attack: str | None = None
     """Which attack, for attacked checkpoints; none for the first by name."""
@@ -50,13 +51,8 @@ class ResidualKnowledgeParams(Params):
 
 def data(frames: Frames, params: ResidualKnowledgeParams) -> pd.DataFrame:
     """One line an arm, way, strength, measure and seed (missing: prompts of all seeds together)."""
-    if params.checkpoint == "released":
-        rows = frames[ResidualKnowledge]
-        rows = rows[rows["stage"] == "defence"]
-    else:
-        rows = frames.attacked(ResidualKnowledge, params.attack)
+    rows = of_checkpoint(frames, ResidualKnowledge, params.checkpoint, params.attack, None)
     rows = rows[rows["domain"] == params.domain]
-    rows = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
     rows = rows.assign(strength=rows["strength"].where(rows["way"] != "ablated", 0))
     if not params.every:
         most = rows.groupby(["run", "way"])["strength"].transform("max")

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
+from workbench.figures._checkpoints import of_checkpoint
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import curves
@@ -51,10 +52,8 @@ class RLBoundParams(Params):
 
 def data(frames: Frames, params: RLBoundParams) -> pd.DataFrame:
     """One line an arm, seed and step, a column a measure; released models stand at step 0."""
-    attacked, released = frames.attacked(PolicyBound, params.attack), frames[PolicyBound]
-    released = released[released["stage"] == "defence"]
-    last = released.groupby("run")["step"].transform("max")
-    released = released[released["step"] == last].assign(step=0)
+    attacked = frames.attacked(PolicyBound, params.attack)
+    released = of_checkpoint(frames, PolicyBound, "released", None, None).assign(step=0)
     known = set(zip(attacked["arm"], attacked["seed"], strict=True))
     alone = [pair not in known for pair in zip(released["arm"], released["seed"], strict=True)]
     rows = pd.concat([attacked, released[alone]]) if len(released) else attacked
@@ -138,8 +137,10 @@ Source: Feng et al., preprint 2025, arXiv:2508.20697; constant and proof in
 `workbench/policy_bound.py`.
 
 What it does not show: what many steps achieve. The bound is on one gradient at one point; it rises
-again as soon as a few answers succeed. Λ is exact for the prefixes that were sampled; σ_R and G are
-estimates from K rollouts, and their noise makes the measured norm too large, not too small.
+again as soon as a few answers succeed. For the head Λ is an upper bound over all prefixes where the
+final norm is a known one (`lambda_upper` in the table); elsewhere the largest of the prefixes that
+were sampled stands in for it, and the bound is an estimate. σ_R and G are estimates from K
+rollouts, and their noise makes the measured norm too large, not too small.
 """.strip()
 
 FIGURE = Figure(

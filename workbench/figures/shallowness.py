@@ -172,18 +172,19 @@ def options(frames: Frames) -> dict[str, list[Any]]:
 
 
 HELP = """
-KL between a checkpoint and its reference at response position k, summed over prompts, is a budget;
-its depth at q is the least number of tokens from the first that hold the share q of it. A shallow
-alignment spends its budget early: small depths, a large share of the first five tokens. Mark: all
-seeds together (KL summed over seeds); bars: 95 % percentile bootstrap over prompts, 1000 resamples;
-ticks below: single seeds. The table and the tooltip hold the difference from the first arm, paired
-over the prompts that both answered.
+KL between a checkpoint and its reference at response position k, a mean over the prompts whose
+answer gets there (positions that fewer than half reach are left out), is a budget over k; its depth
+at q is the least number of tokens from the first that hold the share q of it. A shallow alignment
+spends its budget early: small depths, a large share of the first five tokens. Mark: all seeds
+together (KL summed over seeds); bars: 95 % percentile bootstrap over prompts, 1000 resamples; ticks
+below: single seeds. The table and the tooltip hold the difference from the first arm, paired over
+the prompts that both answered.
 
 Source: Qi et al., ICLR 2025, arXiv:2406.05946, who look at KL by position; the summaries are ours.
 
 What it does not show: how large the KL is (a budget of 0.01 nats has a depth, too: see KL by
-position), or whether it matters for behaviour. Long answers weigh more than short ones. Intervals
-are over prompts, not over seeds or trainings.
+position), or whether it matters for behaviour. Intervals are over prompts, not over seeds or
+trainings.
 """.strip()
 
 FIGURE = Figure(

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
+from workbench.figures._checkpoints import Checkpoint, of_checkpoint
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import line
@@ -33,7 +34,7 @@ LENGTHS = {
 class WeightChangeParams(Params):
     """What weight change by part shows."""
 
-    checkpoint: Literal["released", "attacked"] = "released"
+    checkpoint: Checkpoint = "released"
     """The released model against the one before alignment, or the attacked against the released."""
     attack: str | None = None
     """Which attack, for attacked checkpoints; none for the first by name."""
@@ -44,7 +45,7 @@ class WeightChangeParams(Params):
 
 def data(frames: Frames, params: WeightChangeParams) -> pd.DataFrame:
     """One line an arm, part and panel, parts in the order of the model; `all` is left out."""
-    every = _rows(frames, params)
+    every = of_checkpoint(frames, WeightChange, params.checkpoint, params.attack, None)
     chance = every[every["measure"] == "by_chance"]
     bands = dict(zip(zip(chance["run"], chance["part"], strict=True), chance["value"], strict=True))
     table = every[(every["part"] != "all") & every["measure"].isin([params.measure, "angle"])]
@@ -56,15 +57,6 @@ def data(frames: Frames, params: WeightChangeParams) -> pd.DataFrame:
     )
     names = ["arm", "seed", "reference", "beside", "panel", "place", "part", "value", "chance", "n"]
     return in_order(table[names], "seed", "panel", "place")
-
-
-def _rows(frames: Frames, params: WeightChangeParams) -> pd.DataFrame:
-    """Rows of the checkpoints on show; attacked ones at their last step."""
-    if params.checkpoint == "released":
-        rows = frames[WeightChange]
-        return rows[rows["stage"] == "defence"]
-    rows = frames.attacked(WeightChange, params.attack)
-    return rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
 
 
 def _place(part: str) -> int:

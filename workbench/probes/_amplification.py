@@ -108,7 +108,7 @@ def shifts(
         where = keep.repeat(len(some), 1).to(stream.device)
         found = [stream[where]]
         if sites:
-            with evaluating(lm.parts.base), lm.record(
+            with evaluating(lm.model), lm.record(
                 *sites, select=lambda x, _, at=where: x[at.to(x.device)]  # type: ignore[misc]
             ) as acts:  # fmt: skip
                 run_from(lm, repeated(batch, len(some)), stream, layer)
@@ -161,7 +161,7 @@ def sigma_max(
     at = stream[where]
     (first,) = random_directions(batch.examples, lengths, at.shape[-1], 1, "sigma-max")
     v = unit(first.to(at))
-    with evaluating(lm.parts.base), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with evaluating(lm.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         leaf = at.clone().requires_grad_()
         out = blocks(leaf)  # one graph serves every product with the transpose
         for step in range(steps + 1):

@@ -91,7 +91,7 @@ class Declared:
             batch: the rollouts.
             weights: what each rollout's ∇ log π counts in the gradient.
         """
-        with evaluating(self.lm.parts.base), _wanted(self.parameters):
+        with evaluating(self.lm.model), _wanted(self.parameters):
             hidden, targets = self._states(batch)
             head = _matrix(self.read.head, hidden.shape[-1])
             logits = self._logits(hidden, head)

@@ -86,7 +86,7 @@ def lens_states(model: nn.Module, batch: Batch, *, own_head: bool = False) -> li
     lm = HookedLM(model, check=False)
     names = lm.resolve("resid_pre.0", *(f"resid_post.{i}" for i in range(lm.n_layers - 1)))
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    with evaluating(lm.parts.base):
+    with evaluating(lm.model):
         for part in batch.split(MICRO_BATCH):
             with lm.record(*names, select=lambda x, _, p=part: _scored(x, p)) as acts:  # type: ignore[misc]
                 lm.stream(part)

@@ -37,6 +37,7 @@ def bound(stage, step, arm, random):
     values = {
         "reward": sigma**2, "sigma_R": sigma, "silent": 1 - min(1, 2 * sigma), "gini_sum": spread,
         "entropy_sum": 3 * spread, "fuel": sigma * spread**0.5, "lambda_upper": norm,
+        "lambda_drawn": 0.9 * norm,
         "bound": sigma * norm * spread**0.5, "entropy_bound": sigma * norm * (3 * spread) ** 0.5,
     }  # fmt: skip
     values["measured"] = values["bound"] * random.uniform(0.1, 0.2)
