@@ -2,6 +2,7 @@
 
 import html
 import io
+import json
 import re
 
 import pytest
@@ -139,9 +140,21 @@ def test_the_built_in_prompts_are_for_looking_only():
         domain.examples("harmful", split="test", n=1, seed=0)
 
 
-def test_one_file_of_prompts_is_enough(checkpoints, tmp_path):
-    lines = [f'{{"prompt": "ask {i}", "response": "word {i}"}}' for i in range(40)]
-    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+def of_file(checkpoints, tmp_path, lines):
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
     report = compare(checkpoints["aligned"], checkpoints["base"], tmp_path / "out", QUIET,
-                     data=str(tmp_path / "mine.jsonl"), prompts=4)  # fmt: skip
-    assert report.is_file() and set(Store(tmp_path / "out").read(TokenKL)["group"]) == {"hazard"}
+                     data=str(tmp_path / "mine.jsonl"))  # fmt: skip
+    assert "whole file" in report.read_text()
+    return Store(tmp_path / "out")
+
+
+def test_one_file_is_read_whole(checkpoints, tmp_path):
+    lines = [{"prompt": f"ask {i}", "response": f"word {i}"} for i in range(5)]
+    rows = of_file(checkpoints, tmp_path, lines).read(TokenKL)
+    assert set(rows["group"]) == {"hazard"} and rows["example"].nunique() == 5
+
+
+def test_one_file_of_prompts_alone_leaves_out_what_reads_answers(checkpoints, tmp_path):
+    store = of_file(checkpoints, tmp_path, [{"prompt": f"ask {i}"} for i in range(5)])
+    assert set(store.runs()[0].probe["left_out"]) == {"vocabulary", "cosine"}
+    assert store.read(EmbeddingDrift)["example"].nunique() == 5

@@ -15,6 +15,7 @@ from workbench.file_domain import SHARES, FileDomain, split_of
 from workbench.models import save
 from workbench.rows import Metric
 from workbench.store import Store
+from workbench.study import open_domain
 
 
 def folder(where, rows=60, streams=("align", "harmful", "ref")):
@@ -141,3 +142,14 @@ def test_a_whole_study_on_a_local_model_and_local_data(tmp_path):
     metrics = outcome.store.read(Metric, outcome.runs)
     assert {"harmfulness", "benign_right", "capability"} <= set(metrics["name"])
     assert not metrics["name"].eq("skill_right").any()
+
+
+def test_a_file_that_is_looked_at_whole_asks_every_row_and_trains_on_none(tmp_path):
+    rows = [{"prompt": f"ask {i}", "response": "x"} for i in range(20)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    part, whole = (open_domain(str(tmp_path / "mine.jsonl"), whole=w) for w in (False, True))
+    assert len(part.questions("test", "hazard")) < 20
+    assert len(whole.questions("test", "hazard")) == 20
+    assert part.examples("harmful", split="defend", n=1, seed=0)
+    with pytest.raises(MissingStreamError, match="opened to be looked at as a whole"):
+        whole.examples("harmful", split="defend", n=1, seed=0)

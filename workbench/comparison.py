@@ -5,8 +5,8 @@ they do not suit is left out, and console and report say which and why.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +22,6 @@ from workbench.rows import Row, WeightChange
 from workbench.store import Store
 from workbench.task_vectors import WHOLE, Gram, gram
 from workbench.tokens import require_same_tokens
-from workbench.tolerant import tolerant
 
 COMPARED = ("vocabulary", "drift", "similarity", "cosine", "weights")
 """The probes of a comparison: of what is said, of hidden states, of weights."""
@@ -52,8 +51,8 @@ def compare(
         out: a store: it gets a run folder with the rows, and the report.
         console: where progress goes.
         base: a third checkpoint from which both come: gives the angle between what each added.
-        data: `builtin`, `lab`, or a folder with one file a stream.
-        split: whose questions are read.
+        data: `builtin`, `lab`, a folder with one file a stream, or one file, which is read whole.
+        split: whose questions are read, but of one file.
         prompts: of each kind.
         template: chat template for both; None for the model's own.
         probes: names of the probes.
@@ -67,14 +66,21 @@ def compare(
     require_same_tokens(one, tokenizer_of(reference, own), model, reference)  # before any weights
     vectors = None if base is None else gram(base, [model, reference])
     left_out: dict[str, InvalidValueError] = {}
-    chosen = {
-        name: tolerant(PROBES[name](), partial(left_out.__setitem__, name))
-        for name in probes
-        if base is None or name != "weights"
-    }
+    chosen = {name: PROBES[name]() for name in probes if base is None or name != "weights"}
+
+    @contextmanager
+    def leave_out(name: str) -> Iterator[None]:
+        try:
+            yield
+        except InvalidValueError as why:
+            left_out[name] = why
+
     console.print(f"comparing {model} with {reference} on {data}", highlight=False)
-    looked = look("compare", chosen, model, reference, data, split=split, prompts=prompts,
-                  template=template, base=base or "", digest=tokenizer_digest(one))  # fmt: skip
+    looked = look(
+        "compare", chosen, model, reference, data, split=split, prompts=prompts, template=template,
+        whole=Path(data).is_file(), leave_out=leave_out, base=base or "",
+        digest=tokenizer_digest(one),
+    )  # fmt: skip
     if vectors is not None and base is not None:
         looked.rows.extend(_angles(vectors, base, reference))
     if not looked.rows:

@@ -3,6 +3,7 @@
 It loads nothing from anywhere: plotly is inside, once. Needs no torch.
 """
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def _head(header: RunHeader, model: str, reference: str) -> str:
     facts = {
         "checkpoint": f"{model} (weights {header.hashes['start'][:12]})",
         "reference": f"{reference} (weights {header.hashes['reference'][:12]})",
-        "prompts": f"{told.get('prompts')} of each kind at most, split {told.get('split')}, "
+        "prompts": f"{told.get('prompts')} of each kind at most, {_split(told)}, "
         f"data {header.hashes['data'][:12]}",
         "made": f"{header.created}, code {header.hashes['code'][:12]}",
     }
@@ -66,6 +67,10 @@ def _head(header: RunHeader, model: str, reference: str) -> str:
         f"<details class=provenance><summary>chat template of both</summary><pre>{template}</pre>"
         "</details>"
     )
+
+
+def _split(told: Mapping[str, Any]) -> str:
+    return "whole file" if told.get("split") is None else f"split {told['split']}"
 
 
 def _left_out(header: RunHeader) -> str:

@@ -132,12 +132,17 @@ def _rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], **options: Any) 
 
 
 def token_ids(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
-    """Ids of prompt and response. They are tokenised apart, as at generation time."""
+    """Ids of prompt and response, tokenised apart, as at generation time.
+
+    A prompt without a response has no response token, not even the one that would end it.
+    """
     if example.prompt is None:
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         return start, tokenizer.encode(example.response, add_special_tokens=False) + end
     head = tokenizer.encode(prompt_text(tokenizer, example.prompt), add_special_tokens=False)
+    if not example.response:
+        return head, []
     tail = response_text(tokenizer, example.prompt, example.response)
     return head, tokenizer.encode(tail, add_special_tokens=False)
 

@@ -151,6 +151,12 @@ def as_examples(
     return [_example(f"{name}-{i}", row, ask, answer, f"{source}, row {i}") for i, row in kept]
 
 
+def has_responses(rows: Iterable[Any]) -> bool:
+    """Whether rows have a column that is known to hold responses."""
+    columns = _by_lower_case(_mappings(rows))
+    return any(_known(columns, names) for names in (RESPONSES, MESSAGES, TEXTS))
+
+
 def _mappings(rows: Iterable[Any]) -> list[Row]:
     """A row that has no columns is a conversation."""
     return [row if isinstance(row, Mapping) else {MESSAGES[0]: row} for row in rows]

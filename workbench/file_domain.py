@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data import STREAMS, Example
-from workbench.datasets_in import FORMATS, as_examples
+from workbench.datasets_in import FORMATS, as_examples, has_responses
 from workbench.domains import FRAME, PAIRED, Kind, Question, Split
 from workbench.errors import MissingStreamError, WorkbenchError
 from workbench.rows import Group
@@ -39,6 +39,9 @@ class FileDomain:
     """Stream to file."""
     max_new_tokens: int = 64
     judge_words: KeywordJudge = field(default_factory=KeywordJudge)
+    whole: bool = False
+    """Only to be looked at: every row is asked, whatever its split, and none can be trained on.
+    Rows may be prompts alone."""
 
     @classmethod
     def open(cls, folder: str | Path) -> "FileDomain":
@@ -81,6 +84,11 @@ class FileDomain:
         return self._rows_of(stream, split, seed)[:n]
 
     def _rows_of(self, stream: str, split: Split, seed: int) -> list[Example]:
+        if self.whole:
+            raise MissingStreamError(
+                f"{self.name} was opened to be looked at as a whole, so there is nothing to train "
+                "on that is not asked as well."
+            )
         if stream not in self.files:
             raise MissingStreamError(
                 f"the data folder has no {stream!r} ({STREAMS.get(stream, 'unknown stream')}); it "
@@ -119,7 +127,7 @@ class FileDomain:
         return [
             Question(x.id, kind, "defended", x.prompt, x.response, source)
             for x, source in zip(self._rows[stream], sources, strict=True)
-            if x.prompt is not None and split_of(x) == split
+            if x.prompt is not None and (self.whole or split_of(x) == split)
         ]
 
     def texts(self, split: Split, group: Group) -> Sequence[Question]:
@@ -164,7 +172,12 @@ class FileDomain:
     @cached_property
     def _rows(self) -> dict[str, list[Example]]:
         return {
-            stream: as_examples(rows, self.files[stream].stem, source=str(self.files[stream]))
+            stream: as_examples(
+                rows,
+                self.files[stream].stem,
+                source=str(self.files[stream]),
+                response="" if self.whole and not has_responses(rows) else None,
+            )
             for stream, rows in self._table.items()
         }
 

@@ -6,6 +6,7 @@ them, for any two checkpoints.
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from workbench.headers import SCHEMA
 from workbench.models import Loaded, best_device, load, tokenizer_of
 from workbench.panel import Panel, texts
 from workbench.probes import PROBES, At, Measurement, Probe, StateProbe
+from workbench.probes._base import LeaveOut, measurements
 from workbench.recordings import Recording, is_recording
 from workbench.rows import Prompt, Row, Stage, columns
 from workbench.states import StatesOf, chosen, recorded_states
@@ -79,6 +81,8 @@ def look(
     split: Split = "test",
     prompts: int = 32,
     template: str | None = None,
+    whole: bool = False,
+    leave_out: LeaveOut = lambda name: nullcontext(),
     **more: Any,
 ) -> Looked:
     """Look at a checkpoint, beside a reference if a probe compares. One of them is in memory.
@@ -92,6 +96,8 @@ def look(
         split: whose questions are asked.
         prompts: of each kind, at most.
         template: chat template for both: `plain`, or a Jinja text; None for the model's own.
+        whole: ask all rows of files, whatever their split.
+        leave_out: what a probe may fail with and cost its own rows only; by default nothing.
         more: what else the numbers depend on, for the header.
 
     Raises:
@@ -101,15 +107,17 @@ def look(
     lacking = [n for n, probe in probes.items() if probe.needs_reference and reference is None]
     if lacking:
         raise InvalidValueError(f"{lacking[0]} compares two checkpoints: give --reference, too.")
-    panel = Panel(open_domain(data, model), tokenizer_of(model, template), split, prompts)
+    domain = open_domain(data, model, whole=whole)
+    panel = Panel(domain, tokenizer_of(model, template), split, prompts)
     if not panel.groups:
         raise InvalidValueError(f"{data} has no questions in the split {split!r} to ask {model}.")
-    measures, then = _prepared(probes, reference, panel, model, template)
+    measures, then = _prepared(probes, reference, panel, model, template, leave_out)
     now = load(model, device=best_device(model), chat_template=template)
     at = At("defence", 0, reference or "")
     rows = [row for measure in measures for row in measure(now.model, at)]
     settings = {n: asdict(probe) for n, probe in probes.items()}
     described = {"name": name, "probes": settings, "reference": then["name"], **more}
+    described |= {"split": None if whole else split, "prompts": prompts}
     modules = [type(probe).__module__ for probe in probes.values()]
     return Looked(_header(described, now, then["digest"], panel, modules), rows, panel)
 
@@ -120,14 +128,15 @@ def _prepared(
     panel: Panel,
     model: str,
     template: str | None,
+    leave_out: LeaveOut,
 ) -> tuple[list[Measurement], dict[str, str]]:
     """The probes ready to compare with a reference, whose model is let go; what that was."""
     if reference is None:
-        return [p.against(None, panel) for p in probes.values()], {"name": "", "digest": ""}
+        return measurements(probes, None, panel, leave_out), {"name": "", "digest": ""}
     own = template or panel.tokenizer.chat_template
     then = load(reference, device=best_device(reference), chat_template=own)
     require_same_tokens(panel.tokenizer, then.tokenizer, model, reference)
-    measures = [p.against(then.model, panel) for p in probes.values()]
+    measures = measurements(probes, then.model, panel, leave_out)
     return measures, {"name": then.name, "digest": then.digest}
 
 
@@ -231,11 +240,7 @@ def _header(
     modules: Sequence[str],
 ) -> RunHeader:
     """What was looked at, with what, on which texts under which template."""
-    described = described | {
-        "split": panel.split,
-        "prompts": panel.size,
-        "template": template_of(panel.tokenizer),
-    }
+    described = described | {"template": template_of(panel.tokenizer)}
     hashes = {
         "config": provenance.config_hash(described),
         "data": panel.domain.digest,

@@ -18,11 +18,11 @@ from workbench.metrics import Measured, measure
 from workbench.models import Loaded, save
 from workbench.panel import Panel, prompt_set, texts
 from workbench.prefill import prefill_curve
-from workbench.probes._base import At, Measurement, Probe
+from workbench.probes._base import At, Measurement, Probe, measurements
 from workbench.read_only import refuse_read_only
 from workbench.recording import Recorder
 from workbench.resume import Checkpoint
-from workbench.rows import Cost, Loss, Row, Stage
+from workbench.rows import Cost, Loss, Stage
 from workbench.store import ACTIVATIONS, CHECKPOINT, RunWriter
 from workbench.training import Step
 
@@ -71,24 +71,12 @@ class Run:
 
     def against(self, reference: nn.Module | None) -> list[Measurement]:
         """The study's probes, ready to compare checkpoints with a reference."""
-        found: list[Measurement] = []
-        for name, probe in self.probes.items() if self.panel.groups else ():
-            if reference is None and probe.needs_reference:
-                continue
-            with self._left_out(name):
-                found.append(self._guarded(name, probe.against(reference, self.panel)))
-        return found
-
-    def _guarded(self, name: str, measure: Measurement) -> Measurement:
-        """A measurement that gives no rows where the probe cannot be taken."""
-
-        def look(model: nn.Module, at: At) -> list[Row]:
-            rows: list[Row] = []
-            with self._left_out(name):
-                rows = measure(model, at)
-            return rows
-
-        return look
+        if not self.panel.groups:
+            return []
+        able = {
+            n: p for n, p in self.probes.items() if reference is not None or not p.needs_reference
+        }
+        return measurements(able, reference, self.panel, self._left_out)
 
     @contextmanager
     def _left_out(self, name: str) -> Iterator[None]:

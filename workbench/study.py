@@ -132,14 +132,21 @@ class Study:
         return {}
 
 
-def open_domain(data: str, model: str = "lab") -> Domain:
-    """The domain a name or a folder stands for; a lab domain is of the model's world."""
+def open_domain(data: str, model: str = "lab", *, whole: bool = False) -> Domain:
+    """The domain a name or a folder stands for; a lab domain is of the model's world.
+
+    Args:
+        data: `lab`, `builtin`, a folder with one file a stream, or one file of hazards.
+        model: which is looked at.
+        whole: of files, ask every row, whatever its split; nothing can be trained on them then.
+    """
     if data == "lab":
         return LabDomain(world_of(model if model.startswith("lab:") else "lab:base"))
     if data == "builtin":
         return BuiltIn()
     path = Path(data)  # one file alone holds what would be the folder's `harmful`
-    return FileDomain(path.stem, {"harmful": path}) if path.is_file() else FileDomain.open(data)
+    files = FileDomain(path.stem, {"harmful": path}) if path.is_file() else FileDomain.open(data)
+    return replace(files, whole=whole)
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:

@@ -26,10 +26,10 @@ class Compare(Command):
     base: str | None = None
     """A third checkpoint that both come from: adds the angle between what each of them learnt."""
     data: str = "builtin"
-    """`builtin`, `lab`, a folder with one file a data stream, or one file of prompts and answers
-    (about a fifth of its prompts are in the split `test`)."""
+    """`builtin`, `lab`, a folder with one file a data stream, or one file of prompts, with or
+    without answers, all of which counts."""
     split: Literal["defend", "attack", "val", "test"] = "test"
-    """Whose questions are read."""
+    """Whose questions are read; of one file, all are."""
     prompts: int = 32
     """Prompts of each kind."""
     template: str | None = None

@@ -6,8 +6,10 @@ of checkpoints is measured alike, whether live on θ_t or later.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import nn
@@ -49,6 +51,33 @@ class Probe(ABC):
             MissingStreamError: the panel's domain lacks texts that the probe reads.
             WorkbenchError: settings, texts or reference do not go together.
         """
+
+
+LeaveOut = Callable[[str], AbstractContextManager[None]]
+"""By a probe's name, a context that swallows what may cost this probe its rows, and notes it."""
+
+
+def measurements(
+    probes: Mapping[str, Probe], reference: nn.Module | None, panel: Panel, leave_out: LeaveOut
+) -> list[Measurement]:
+    """Probes ready to compare checkpoints with a reference; one that is left out gives no rows."""
+    found: list[Measurement] = []
+    for name, probe in probes.items():
+        with leave_out(name):
+            found.append(_guarded(probe.against(reference, panel), partial(leave_out, name)))
+    return found
+
+
+def _guarded(
+    measure: Measurement, left_out: Callable[[], AbstractContextManager[None]]
+) -> Measurement:
+    def look(model: nn.Module, at: At) -> list[Row]:
+        rows: list[Row] = []
+        with left_out():
+            rows = measure(model, at)
+        return rows
+
+    return look
 
 
 @dataclass(frozen=True, kw_only=True)
