@@ -156,5 +156,5 @@ def test_one_file_is_read_whole(checkpoints, tmp_path):
 
 def test_one_file_of_prompts_alone_leaves_out_what_reads_answers(checkpoints, tmp_path):
     store = of_file(checkpoints, tmp_path, [{"prompt": f"ask {i}"} for i in range(5)])
-    assert set(store.runs()[0].probe["left_out"]) == {"vocabulary"}
+    assert set(store.runs()[0].probe["left_out"]) == {"vocabulary", "cosine"}
     assert store.read(EmbeddingDrift)["example"].nunique() == 5

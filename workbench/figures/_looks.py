@@ -32,8 +32,9 @@ CHOSEN: Mapping[str, tuple[str, ...]] = {
     "similarity": ("sites", "positions"),
 }
 """Probe to those of its settings that all of its rows carry and all of their figures let choose."""
-APART = ("name", "probes", "recording")
-"""What is not of the look as such; of a recording, which only grows, a later look sees all."""
+APART = ("name", "probes", "recording", "left_out")
+"""What is not asked by the look as such: how its run is called, and what came of it. Of a
+recording, which only grows, a later look sees all."""
 LONGEST = 60
 """Letters of a value that stand in a name, counted from its end: of a path that is what tells."""
 

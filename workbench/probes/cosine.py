@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import nn
 
 from workbench.errors import InvalidValueError
+from workbench.final_states import require_responses
 from workbench.panel import Panel
 from workbench.probes._base import At, Measurement, StateProbe
 from workbench.probes._cosine import Field, compared, over_prompts
@@ -80,6 +81,7 @@ class Cosine(StateProbe):
         prompts: dict[Group, tuple[int, ...]] = {}
         for group in self.groups(panel) if self.positions == "all" else ():
             batch = panel.batch(group)
+            require_responses(batch)
             lengths = (batch.attention_mask & ~batch.response_mask).sum(1)
             prompts[group] = tuple(lengths.tolist())
         compare = self._against(self._read(reference, panel), prompts)
