@@ -31,8 +31,11 @@ AROUND = 320
 """What stands above and below a single figure (px)."""
 LABELS = {"x": "budget in", "log": "log axis", "mean_of": "mean of steps"}
 """Names of settings that say more than the parameter's own."""
-NOTHING = {"mean_of": "auto"}
-"""What a number that was not given stands for, where it is not `all`."""
+NOTHING = {
+    "mean_of": "auto", "epsilon": "largest", "prompt": "first", "parameters": "first",
+    "reward": "first",
+}  # fmt: skip
+"""What a setting that was not given stands for, where it is not `all`."""
 
 
 def card(figure: Figure, session: Session) -> Any:
@@ -200,7 +203,7 @@ def _setting(owner: str, name: str, kind: Any, value: Any, options: dict[str, li
     choices = options.get(name) or list(get_args(kind) if get_origin(kind) is Literal else ())
     if choices:
         known = choices if value in choices else [value, *choices]
-        data = [{"value": str(c), "label": str(c).replace("_", " ")} for c in known]
+        data = [{"value": str(c), "label": _label(name, c)} for c in known]
         return _named(
             label, dmc.Select(data=data, value=str(value), w=132, allowDeselect=False, **look)
         )
@@ -217,6 +220,10 @@ def _setting(owner: str, name: str, kind: Any, value: Any, options: dict[str, li
         )
         return _named(label, number)
     return None
+
+
+def _label(name: str, choice: object) -> str:
+    return NOTHING.get(name, "all") if choice is None else str(choice).replace("_", " ")
 
 
 def _named(label: str, control: Any) -> Any:

@@ -117,7 +117,7 @@ def _last_prompt_states(
     """Hidden states (prompts, d_model) at `<bot>`, one tensor a layer."""
     batch = encode(tokenizer, prompts)
     states = model(batch.input_ids, output_hidden_states=True).hidden_states
-    last = batch.response_mask.int().argmax(1) - 1  # the response begins right after <bot>
+    last = batch.attention_mask.sum(1) - 1  # prompts alone end with <bot>; padding comes after
     return [layer[torch.arange(len(batch)), last] for layer in states]
 
 
