@@ -9,10 +9,10 @@ from rich.table import Table
 
 from workbench.rows import Row
 
-COLUMNS = 12
-"""So many columns fit on a screen."""
-PLACES = 24
-"""So many places of an axis are shown."""
+LINES = 24
+"""So many combinations of a table are shown."""
+GAP = 2
+"""Blanks between two columns."""
 IDENTITY = ("example", "stage", "step", "reference", "n")
 """Columns that say which row it is, not what it is about."""
 
@@ -23,32 +23,53 @@ def summarise(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
         kinds.setdefault(type(row), []).append(row)
     for kind, of_kind in kinds.items():
-        console.print(f"{kind.kind}: {len(of_kind)} rows", highlight=False, style="bold")
+        console.print(f"\n{kind.kind}: {len(of_kind)} rows", highlight=False, style="bold")
         frame = pd.DataFrame([vars(row) for row in of_kind])
         words = [c for c in frame if all(isinstance(x, str | int) for x in frame[c])]
         names = [str(c) for c in words if c not in IDENTITY]
         names = [c for c in names if frame[c].nunique() > 1 or c in ("group", "measure")]
         if "values" in frame:
-            console.print(_curves(frame, names, kind.axis))  # type: ignore[attr-defined]
+            axis: str = kind.axis  # type: ignore[attr-defined]
+            console.print(_curves(frame, names, axis, console.width))
         elif "value" in frame and names:
             console.print(_numbers(frame, names))
 
 
-def _curves(frame: pd.DataFrame, names: list[str], axis: str) -> Table:
-    """Means at each place of the axis, over the rows that reach it."""
-    groups = frame.groupby(names, sort=False)["values"] if names else [((), frame["values"])]
-    means = {
-        key: pd.DataFrame([pd.Series(np.asarray(v, dtype=float)) for v in part]).mean()
-        for key, part in list(groups)[:COLUMNS]
-    }
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    grid.add_column(axis.replace("_", " "), justify="right")
-    for key in means:
-        words = key if isinstance(key, tuple) else (key,)
-        grid.add_column(", ".join(map(str, words)), justify="right")
-    for place, line in pd.DataFrame(means).head(PLACES).iterrows():
-        grid.add_row(str(place), *["" if pd.isna(x) else f"{x:.3g}" for x in line])
+def _curves(frame: pd.DataFrame, names: list[str], axis: str, width: int) -> Table:
+    """Means at each place of the axis over the rows that reach it, a line a combination of names.
+
+    Where the places do not fit side by side, the first are shown; of layers, some from the first to
+    the last.
+    """
+    groups = list(frame.groupby(names, sort=False)["values"]) if names else [((), frame["values"])]
+    groups = groups[:LINES]
+    keys = [key if isinstance(key, tuple) else (key,) for key, _ in groups]
+    means = [[f"{x:.3g}" for x in _mean(part)] for _, part in groups]
+    longest = max(map(len, means))
+    labels = sum(GAP + max(map(len, map(str, column))) for column in zip(names, *keys, strict=True))
+    cell = GAP + max(len(number) for line in means for number in line)
+    room = max(1, (width - labels + GAP) // cell)
+    places = _some(longest, room) if axis == "layer" else list(range(longest))[:room]
+    shown = "" if len(places) == longest else f", {len(places)} of {longest}"
+    title = axis.replace("_", " ") + shown
+    grid = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for name in names:
+        grid.add_column(name, no_wrap=True)
+    for place in places:
+        grid.add_column(str(place), justify="right", no_wrap=True)
+    for words, line in zip(keys, means, strict=True):
+        grid.add_row(*map(str, words), *(line[k] if k < len(line) else "" for k in places))
     return grid
+
+
+def _mean(lists: pd.Series) -> np.ndarray:
+    """Means of lists of different lengths, place by place."""
+    return pd.DataFrame([pd.Series(np.asarray(x, dtype=float)) for x in lists]).mean().to_numpy()
+
+
+def _some(places: int, room: int) -> list[int]:
+    """So many places at most, evenly from the first to the last."""
+    return sorted({round(x) for x in np.linspace(0, places - 1, min(places, room))})
 
 
 def _numbers(frame: pd.DataFrame, names: list[str]) -> Table:
