@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -238,6 +239,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     child = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "runs"), "1", "30"],  # minutes of work
         env=os.environ | {"PYTHONPATH": os.getcwd()}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # shells have jobs ignore it
     )  # fmt: skip
     store = Store(tmp_path / "runs")
     until = time.monotonic() + 60
