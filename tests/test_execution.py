@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -185,12 +184,13 @@ def test_the_report_is_judged_from_rows_alone(outcome):
 
 
 RUN = """
-import sys
+import signal, sys
 from pathlib import Path
 from tests import small
 from workbench.execution import conduct
 from workbench.store import Store
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
     study = small.study(seeds=tuple(range(int(sys.argv[3]))))
     conduct(study, Store(Path(sys.argv[1])), jobs=int(sys.argv[2]))
 """
@@ -239,7 +239,6 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     child = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "runs"), "1", "30"],  # minutes of work
         env=os.environ | {"PYTHONPATH": os.getcwd()}, stderr=subprocess.PIPE, text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # shells have jobs ignore it
     )  # fmt: skip
     store = Store(tmp_path / "runs")
     until = time.monotonic() + 60
