@@ -44,3 +44,18 @@ def test_of_positions_the_first_are_shown_and_short_answers_end():
     assert head.split()[:4] == ["group", "measure", "0", "1"] and " of 40" in text
     short = printed(rows[1:], 80)
     assert short.splitlines()[-1].split() == ["hazard", "forward_kl", "1", "1"]
+
+
+def test_what_is_left_out_is_counted():
+    rows = [
+        TokenKL(stage="defence", step=0, reference=f"r{n}", example="a", group="hazard",
+                measure="forward_kl", values=[1.0])
+        for n in range(3)
+    ]  # fmt: skip
+    assert "more lines" not in printed(rows, 80)
+    many = [
+        EmbeddingDrift(stage="defence", step=0, reference="base", example="a", group="hazard",
+                       site=f"site{n}", positions="last_prompt", measure="l2", values=[1.0])
+        for n in range(30)
+    ]  # fmt: skip
+    assert "and 6 more lines" in printed(many, 80)

@@ -42,12 +42,13 @@ def _curves(frame: pd.DataFrame, names: list[str], axis: str, width: int) -> Tab
     the last.
     """
     groups = list(frame.groupby(names, sort=False)["values"]) if names else [((), frame["values"])]
+    left_out = len(groups) - LINES
     groups = groups[:LINES]
     keys = [key if isinstance(key, tuple) else (key,) for key, _ in groups]
     means = [[f"{x:.3g}" for x in _mean(part)] for _, part in groups]
     longest = max(map(len, means))
     labels = sum(GAP + max(map(len, map(str, column))) for column in zip(names, *keys, strict=True))
-    cell = GAP + max(len(number) for line in means for number in line)
+    cell = GAP + max((len(number) for line in means for number in line), default=1)
     room = max(1, (width - labels + GAP) // cell)
     places = _some(longest, room) if axis == "layer" else list(range(longest))[:room]
     shown = "" if len(places) == longest else f", {len(places)} of {longest}"
@@ -59,6 +60,8 @@ def _curves(frame: pd.DataFrame, names: list[str], axis: str, width: int) -> Tab
         grid.add_column(str(place), justify="right", no_wrap=True)
     for words, line in zip(keys, means, strict=True):
         grid.add_row(*map(str, words), *(line[k] if k < len(line) else "" for k in places))
+    if left_out > 0:
+        grid.caption, grid.caption_justify = f"and {left_out} more lines", "left"
     return grid
 
 
