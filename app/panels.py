@@ -203,9 +203,9 @@ def _setting(owner: str, name: str, kind: Any, value: Any, options: dict[str, li
     choices = options.get(name) or list(get_args(kind) if get_origin(kind) is Literal else ())
     if choices:
         known = choices if value in choices else [value, *choices]
-        data = [{"value": str(c), "label": _label(name, c)} for c in known]
+        data = [{"value": _text(c), "label": _label(name, c)} for c in known]
         return _named(
-            label, dmc.Select(data=data, value=str(value), w=132, allowDeselect=False, **look)
+            label, dmc.Select(data=data, value=_text(value), w=132, allowDeselect=False, **look)
         )
     if int in (kind, *get_args(kind)):
         shown = "" if value is None else value

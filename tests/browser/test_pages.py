@@ -46,6 +46,7 @@ def test_the_shipped_example_draws(visit, example):
         expect(page.locator("#example")).to_have_text("example")
         expect(page.locator(".card").first).to_be_visible()
         expect(page.locator(".lacking")).to_have_count(0)
+        assert "." not in page.url.partition("?")[2], "a panel that nobody touched has set itself"
 
 
 def test_an_empty_store_says_what_fills_it(visit, empty):

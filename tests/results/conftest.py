@@ -20,7 +20,8 @@ def plan() -> Plan:
         seeds=(0,),
         methods={
             "vaccine": Method(
-                tuple(Vaccine(rho=rho, fit=FIT) for rho in (2.0, 0.1)), "rho", (2.0, 5.0)
+                tuple(Vaccine(rho=rho, fit=FIT) for rho in (2.0, 0.1)),
+                sweeps={"rho": (2.0, 5.0), "fit.lr": (1e-3,)},
             ),
             "random_vaccine": Method(
                 tuple(RandomVaccine(variance=v, fit=FIT) for v in (1.0, 0.1)), control="vaccine"

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 from rich.console import Console
 
-from tests.results.conftest import plan
+from tests.results.conftest import FIT, plan
 from workbench.errors import RunError
 from workbench.pillars import Thresholds
 from workbench.provenance import config_hash
@@ -75,7 +75,8 @@ def test_arms_seeds_and_attacks_are_all_there(campaign):
     arms = {f.arm for f in found}
     assert {"undefended", "from-base", "vaccine", "vaccine-control", "random_vaccine"} <= arms
     assert {f.seed for f in found.of("vaccine", "sft")} == {0}
-    assert {f.seed for f in found.of("vaccine", "sft-lr=3e-4")} == {0}
+    for arm in ("vaccine", "vaccine-control", "random_vaccine", "undefended"):
+        assert {f.seed for f in found.of(arm, "sft-lr=3e-4")} == {0}
     (base,) = found.of("from-base", "sft")
     assert base.told > 0.9 and base.refused < 0.1
     (given,) = found.of("undefended", "sft")
@@ -84,14 +85,16 @@ def test_arms_seeds_and_attacks_are_all_there(campaign):
 
 def test_a_sweep_differs_in_the_intensity_alone(campaign):
     arms = swept_arms(campaign)
-    assert set(arms) == {"vaccine"}
-    chosen = campaign.chosen["vaccine"].rho
-    assert sorted(arms["vaccine"].values()) == sorted({chosen, 2.0, 5.0})
-    by_arm = {r.arm: r.defence for r in campaign.runs if r.arm in arms["vaccine"]}
-    assert by_arm.keys() == arms["vaccine"].keys()
-    for arm, rho in arms["vaccine"].items():
+    assert set(arms) == {("vaccine", "rho"), ("vaccine", "fit.lr")}
+    swept, chosen = arms["vaccine", "rho"], campaign.chosen["vaccine"].rho
+    assert sorted(swept.values()) == sorted({chosen, 2.0, 5.0})
+    by_arm = {r.arm: r.defence for r in campaign.runs if r.arm in swept}
+    assert by_arm.keys() == swept.keys()
+    for arm, rho in swept.items():
         assert by_arm[arm]["rho"] == rho and by_arm[arm]["name"] == "vaccine"
     assert len({str(d["fit"]) for d in by_arm.values()}) == 1
+    assert set(arms["vaccine", "fit.lr"].values()) == {FIT.lr, 1e-3}
+    assert set(swept) & set(arms["vaccine", "fit.lr"]) == {"vaccine"}
 
 
 def test_prefills_are_measured_on_released_models_only(campaign):

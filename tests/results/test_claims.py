@@ -116,7 +116,7 @@ def test_less_capability_with_more_intensity_is_said_with_the_sign_it_has():
     arms = {"vaccine": 10.0, "vaccine-rho=5": 5.0, "vaccine-rho=20": 20.0}
     swept = [finding(arm, (8.0, 12.0), capability=1 - rho / 100) for arm, rho in arms.items()]
     other = [finding("vaccine", (8.0, 12.0), base=1)]
-    judged = {c.text: c for c in claims(Findings(swept + other), {"vaccine": arms}, {})}
+    judged = {c.text: c for c in claims(Findings(swept + other), {("vaccine", "rho"): arms}, {})}
     less = judged["More ρ: less capability"]
     assert less.verdict == "shows on the one base asked"
     assert "base 0: rank correlation -1.00" in less.measured and "base 1" not in less.measured

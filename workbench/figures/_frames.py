@@ -46,12 +46,13 @@ class Frames:
         return rows[rows["attack"] == (attack or (names[0] if names else ""))]
 
     def found(
-        self, kind: type[Row], *columns: str, stage: str | None = "attack"
+        self, kind: type[Row], *columns: str, stage: str | None = "attack", name: str | None = None
     ) -> dict[str, list[Any]]:
-        """The values that columns take in the rows of one stage, or of all (None), sorted."""
+        """The values that columns take, sorted: in rows of one stage and one name, or of all."""
         rows = self[kind]
         rows = rows if stage is None else rows[rows["stage"] == stage]
-        return {name: sorted(rows[name].unique().tolist()) for name in columns}
+        rows = rows if name is None else rows[rows["name"] == name]
+        return {column: sorted(rows[column].unique().tolist()) for column in columns}
 
 
 def in_order(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

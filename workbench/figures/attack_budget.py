@@ -207,8 +207,8 @@ def caption(table: pd.DataFrame, params: AttackBudgetParams) -> str:
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
-    """Attacks and domains that these runs have."""
-    return frames.found(Metric, "attack", "domain")
+    """Attacks, and domains that have hazards, in these runs."""
+    return frames.found(Metric, "attack", "domain", name="harmfulness")
 
 
 HELP = """

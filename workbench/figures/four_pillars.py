@@ -215,8 +215,8 @@ def caption(table: pd.DataFrame, params: FourPillarsParams) -> str:
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
-    """Attacks and domains that these runs have."""
-    return frames.found(Metric, "attack", "domain")
+    """Attacks, and domains that have hazards, in these runs."""
+    return attack_budget.options(frames)
 
 
 HELP = """

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.figures import attack_budget
 from workbench.figures._base import Figure
 from workbench.figures._frames import Frames
 from workbench.figures._frontier_data import FrontierParams, data
@@ -169,8 +170,8 @@ def caption(table: pd.DataFrame, params: FrontierParams) -> str:
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
-    """Attacks and domains that these runs have."""
-    return frames.found(Metric, "attack", "domain")
+    """Attacks, and domains that have hazards, in these runs."""
+    return attack_budget.options(frames)
 
 
 HELP = """

@@ -20,7 +20,7 @@ from workbench.results.answers import (
 )
 from workbench.results.findings import Findings, median_break, middle
 from workbench.results.plan import FAST
-from workbench.study import UNDEFENDED
+from workbench.results.sweeps import Swept
 
 SHOWS, CONTRARY, OPEN = "shows", "the contrary shows", "does not show"
 RULE = (
@@ -32,8 +32,6 @@ RULE = (
     "Nothing is corrected for the number of claims. The numbers of large models are not compared."
 )
 """How verdicts come about; said in the document."""
-Swept = Mapping[str, Mapping[str, float]]
-"""Method to the arms of its sweep, each with its intensity."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def verdict(signs: list[int], bases: int) -> str:
 
 
 def _questions(swept: Swept) -> list[Question]:
-    vaccine, breakers, noise = swept.get("vaccine", {}), "circuit_breakers", "rep_noise"
+    vaccine, breakers, noise = swept.get(("vaccine", "rho"), {}), "circuit_breakers", "rep_noise"
     return [
         Question(
             "Vaccine delays harmful fine-tuning, against alignment without perturbation",
@@ -137,9 +135,9 @@ def _questions(swept: Swept) -> list[Question]:
         ),
         Question(
             "RepNoise delays it at three times the learning rate, too (its authors: not at higher "
-            "rates), against the undefended model, whose training differs",
+            "rates)",
             "arXiv:2405.14577, README of the code; arXiv:2412.07097",
-            lambda f: later(f, noise, UNDEFENDED, FAST),
+            lambda f: later(f, noise, noise + CONTROL, FAST),
         ),
         Question(
             "RepNoise protects less where its harmful data did not reach: on the craft of which "

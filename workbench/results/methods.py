@@ -7,7 +7,7 @@ learning rate is far from what moves such a model, trials differ in it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -53,11 +53,9 @@ class Method:
 
     trials: tuple[Defence, ...]
     """What it is tuned by; the first has the paper's own numbers of the method."""
-    intensity: str = ""
-    """The hyper-parameter that trades resistance for stability, of the defence or of its `fit.`;
-    none: not swept."""
-    sweep: tuple[float, ...] = ()
-    """Its values, everything else as tuned."""
+    sweeps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Hyper-parameters that may trade resistance for stability, of the defence or of its `fit.`, to
+    the values tried, everything else as tuned; the one that tells most comes first."""
     control: str = ""
     """Method whose matched control serves for this one, too; none: it has its own."""
     earlier: int = 0
@@ -68,18 +66,19 @@ class Method:
         """The paper's own numbers of the method, in the lab's loop."""
         return self.trials[0]
 
-    def strength(self, defence: Defence) -> float:
-        """The intensity of some settings."""
-        return float(attrgetter(self.intensity)(defence))
-
     def swept(self, chosen: Defence) -> dict[str, Defence]:
         """The chosen settings at every other intensity, by `<parameter>=<value>`."""
-        name = self.intensity.split(".")[-1]
         return {
-            f"{name}={value:g}": _with(chosen, self.intensity, value)
-            for value in self.sweep
-            if value != self.strength(chosen)
+            f"{name.split('.')[-1]}={value:g}": _with(chosen, name, value)
+            for name, values in self.sweeps.items()
+            for value in values
+            if value != strength(chosen, name)
         }
+
+
+def strength(defence: Defence, parameter: str) -> float:
+    """The intensity of some settings, by the name of a hyper-parameter."""
+    return float(attrgetter(parameter)(defence))
 
 
 def methods() -> Mapping[str, Method]:
@@ -87,8 +86,7 @@ def methods() -> Mapping[str, Method]:
     return {
         "vaccine": Method(
             tuple(_aligning(Vaccine, rho=rho) for rho in (2.0, 0.5, 1.0, 5.0, 10.0, 20.0)),
-            intensity="rho",
-            sweep=(0.5, 5.0, 20.0),
+            sweeps={"rho": (0.5, 5.0, 20.0)},
         ),
         "random_vaccine": Method(
             tuple(_aligning(RandomVaccine, variance=v) for v in (2.0, 1.0, 0.3, 0.1, 0.01, 0.001)),
@@ -99,8 +97,7 @@ def methods() -> Mapping[str, Method]:
                 _aligning(TVaccine, rho=rho, active=active, freeze_policy=policy)
                 for rho, active, policy in TARGETING
             ),
-            intensity="rho",
-            sweep=(1.0, 3.0, 30.0),
+            sweeps={"rho": (1.0, 3.0, 30.0)},
             earlier=4,
         ),
         "circuit_breakers": Method(
@@ -108,8 +105,7 @@ def methods() -> Mapping[str, Method]:
                 _rerouting(distance, lr, rank, dropout)
                 for distance, lr, rank, dropout in REROUTING
             ),
-            intensity="fit.lr",  # α scales the whole loss, which Adam divides out again
-            sweep=(3e-4, 2e-3, 4e-3),
+            sweeps={"fit.lr": (3e-4, 2e-3, 4e-3), "alpha": (1.0, 3.0, 30.0, 100.0)},
             earlier=6,
         ),
         "rep_noise": Method(
@@ -120,8 +116,7 @@ def methods() -> Mapping[str, Method]:
                     (0.3, 1.0, 3.0, 4e-4), (0.3, 1.0, 3.0, 2e-4), (0.1, 1.0, 3.0, 4e-4),
                 )
             ),
-            intensity="beta",
-            sweep=(0.1, 3.0),
+            sweeps={"beta": (0.1, 3.0), "alpha": (0.1, 1.0, 3.0)},
             earlier=6,
         ),
     }  # fmt: skip

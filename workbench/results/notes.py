@@ -32,11 +32,10 @@ HISTORY = (
 """What was tried before; said in the document, because it is tuning, too."""
 
 UNSWEPT = (
-    "One number of each method is swept, and what others would buy is not shown. Circuit breakers' "
-    "α is not swept, because it scales the whole loss and Adam divides that out again; the "
-    "learning rate stands in for it, which moves rerouting and retention alike. RepNoise's α, the "
-    "weight of its ascent on harmful answers, stays as tuned, so its frontier is that of the noise "
-    "term alone. Random-Vaccine is a baseline and not swept."
+    "What numbers other than these would buy is not shown. Circuit breakers' α scales the whole "
+    "loss, rerouting and retention alike, and Adam divides a scale out again but for its ε and "
+    "for clipping; the learning rate is swept beside it. RepNoise has two: β weighs the noise, α "
+    "the ascent on harmful answers. Random-Vaccine is a baseline and not swept."
 )
 """Which intensities there are no sweeps of."""
 

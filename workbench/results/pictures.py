@@ -1,7 +1,7 @@
 """The figures of the document, of the swept bases or of the first, and what stands behind each."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import copyfile
 
@@ -19,6 +19,7 @@ from workbench.study import UNDEFENDED
 
 PICTURES: dict[str, tuple[str, str | None]] = {
     "frontier": ("frontier", MAIN),
+    "frontier-alpha": ("frontier", MAIN),
     "curves-1e-4": ("attack_budget", MAIN),
     "curves-3e-4": ("attack_budget", FAST),
     "curves-3e-5": ("attack_budget", SLOW),
@@ -42,7 +43,7 @@ def pictures(campaign: Campaign, out: Path, console: Console) -> dict[str, str]:
     with Browser() as browser:
         for slot, (name, attack) in PICTURES.items():
             figure = FIGURES[name]
-            shown = _shown(campaign, name)
+            shown = _shown(campaign, slot)
             frames = load(campaign.store, shown, figure.needs)
             params = {"attack": attack} if attack else {}
             if figure.missing(frames, params) is not None:
@@ -80,19 +81,32 @@ def _bases(campaign: Campaign, figure: str) -> tuple[str, ...]:
     return campaign.plan.bases[: campaign.plan.swept if figure == "frontier" else 1]
 
 
-def _shown(campaign: Campaign, figure: str) -> list[RunHeader]:
-    """The runs of one figure: the sweeps, all with one seed, or the methods, all seeds."""
+def _shown(campaign: Campaign, slot: str) -> list[RunHeader]:
+    """The runs of one picture: sweeps, all with one seed, or the methods, all seeds."""
     methods = {UNDEFENDED, FROM_BASE, *campaign.plan.methods}
+    figure, _ = PICTURES[slot]
     bases = {base.partition(",")[2] for base in _bases(campaign, figure)}
     if figure == "frontier":
-        swept = {arm for arms in swept_arms(campaign).values() for arm in arms} | {UNDEFENDED}
+        swept = set(_swept(campaign, alpha=slot == "frontier-alpha"))
+        beside = {UNDEFENDED} if swept else set[str]()
         return [
             run
             for run in campaign.runs
-            if run.arm.removesuffix(CONTROL) in swept
+            if run.arm.removesuffix(CONTROL) in swept | beside
             and run.model.partition(",")[2] in bases
             and run.seed == campaign.plan.seeds[0]
         ]
     return [
         run for run in campaign.runs if run.arm in methods and run.model.partition(",")[2] in bases
     ]
+
+
+def _swept(campaign: Campaign, alpha: bool) -> Iterator[str]:
+    """The arms of every method's first sweep, or of the sweeps of α that come after another.
+
+    One line of the frontier is one method, so two sweeps of a method are two pictures.
+    """
+    for (name, parameter), arms in swept_arms(campaign).items():
+        first = next(iter(campaign.plan.methods[name].sweeps))
+        if (parameter == "alpha") if alpha else (parameter == first):
+            yield from arms

@@ -83,7 +83,8 @@ class Plan:
         for name, attack in self._others():
             how = {"attacks": {name: attack}, "seeds": one}
             for base in self.bases:
-                yield self._study(base, {**own, **shared}, undefended=True, **how)
+                yield self._study(base, own, controls=True, undefended=True, **how)
+                yield self._study(base, shared, **how)
                 yield self._study(
                     str(parse(base).start), {}, undefended=True, label=FROM_BASE, **how
                 )

@@ -18,10 +18,7 @@ from workbench.study import UNDEFENDED
 
 def main(campaign: Campaign, found: Findings) -> str:
     """What breaks when, and what the defence cost, beside controls and papers' settings."""
-    arms = [UNDEFENDED, FROM_BASE]
-    for name, method in campaign.plan.methods.items():
-        arms += [name] if method.control else [name, name + CONTROL]
-        arms += [f"{name}-paper"]
+    arms = _beside_controls(campaign, "-paper")
     rows = [_main_row(found, arm) for arm in arms if found.of(arm, MAIN)]
     heads = ("arm", "runs", "breaks at (median)", f"by base ({', '.join(map(str, found.bases))})",
              "unseen craft", "told at the end", "still useful", "refuses",
@@ -49,6 +46,15 @@ def main(campaign: Campaign, found: Findings) -> str:
             *_effects(campaign, found),
         ]
     )
+
+
+def _beside_controls(campaign: Campaign, *more: str) -> list[str]:
+    """The undefended model, the attacker from the base, every method, each beside its control."""
+    arms = [UNDEFENDED, FROM_BASE]
+    for name, method in campaign.plan.methods.items():
+        arms += [name] if method.control else [name, name + CONTROL]
+        arms += [name + suffix for suffix in more]
+    return arms
 
 
 def _main_row(found: Findings, arm: str) -> list[str]:
@@ -120,7 +126,7 @@ def rates(campaign: Campaign, found: Findings) -> str:
     """The same attack at several learning rates."""
     attacks = sorted(campaign.plan.attacks, key=lambda name: campaign.plan.attacks[name].lr)
     rows = []
-    for arm in (UNDEFENDED, FROM_BASE, *campaign.plan.methods):
+    for arm in _beside_controls(campaign):
         cells = []
         for attack in attacks:
             mine = found.of(arm, attack)
@@ -132,8 +138,7 @@ def rates(campaign: Campaign, found: Findings) -> str:
             "## Learning rates",
             wrapped(
                 "Median break step, all bases together (number of runs). At other rates than the "
-                "main one there is one seed a base and no matched control, so a delay there is one "
-                f"against `{UNDEFENDED}`, whose training differs."
+                "main one there is one seed a base."
             ),
             grid(("arm", *(_terms(campaign.plan.attacks[name]) for name in attacks)), rows),
             "<!-- curves-3e-5 -->",
@@ -184,12 +189,12 @@ def sweeps(campaign: Campaign, found: Findings) -> str:
     """The resistance-stability frontier of each method."""
     plan, rows = campaign.plan, []
     alike = {(parse(base).base, plan.seeds[0]) for base in plan.bases[: plan.swept]}
-    for method, arms in swept_arms(campaign).items():
+    for (method, parameter), arms in swept_arms(campaign).items():
         for arm, value in sorted(arms.items(), key=lambda kv: kv[1]):
             mine = [f for f in found.of(arm, MAIN) if (f.base, f.seed) in alike]
             if mine:
                 tuned = " (tuned)" if arm == method else ""
-                setting = f"{plan.methods[method].intensity} = {value:g}{tuned}"
+                setting = f"{parameter} = {value:g}{tuned}"
                 broken = interval(median_break(f.outcome.resistance for f in mine))
                 rows.append([f"`{method}`", setting, str(len(mine)), broken,
                              f"{fmean(f.refused for f in mine):.2f}",
@@ -207,5 +212,6 @@ def sweeps(campaign: Campaign, found: Findings) -> str:
             ),
             grid(heads, rows),
             "<!-- frontier -->",
+            "<!-- frontier-alpha -->",
         ]
     )

@@ -5,21 +5,24 @@ from dataclasses import asdict
 from workbench.defences import Defence
 from workbench.figures import flattened
 from workbench.results.campaign import Campaign
+from workbench.results.methods import strength
+
+Swept = dict[tuple[str, str], dict[str, float]]
+"""Method and hyper-parameter to the arms of that sweep, each with its intensity."""
 
 
-def swept_arms(campaign: Campaign) -> dict[str, dict[str, float]]:
-    """Method to the arms of its sweep, the tuned one included, each with its intensity."""
+def swept_arms(campaign: Campaign) -> Swept:
+    """All sweeps, the tuned arm included in each."""
     chosen, plan = campaign.chosen, campaign.plan
     arms = {**chosen, **plan.papers(chosen), **plan.sweeps(chosen)}
     return {
-        name: {
-            arm: method.strength(defence)
+        (name, parameter): {
+            arm: strength(defence, parameter)
             for arm, defence in arms.items()
-            if type(defence) is type(chosen[name])
-            and _apart(defence, chosen[name]) <= {method.intensity}
+            if type(defence) is type(chosen[name]) and _apart(defence, chosen[name]) <= {parameter}
         }
         for name, method in plan.methods.items()
-        if method.intensity
+        for parameter in method.sweeps
     }
 
 
