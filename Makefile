@@ -53,7 +53,7 @@ view: .venv-view/.installed
 	@echo "The torch-free environment is in .venv-view: $(VIEW)/python -m app STORE"
 
 view-test: .venv-view/.installed-test
-	$(VIEW)/python -m pytest -o addopts="" -q -m "not slow" tests/app tests/figures \
+	$(VIEW)/python -m pytest -o addopts="" -q -m "not slow" tests/app tests/figures/test_command.py \
 	  tests/browser/test_pages.py::test_the_shipped_example_draws -p no:cacheprovider -n $(JOBS) --dist loadfile
 
 clean:

@@ -39,6 +39,15 @@ def register(app: Dash, reader: Reader) -> None:
         State("chosen", "data"),
     )
     app.clientside_callback(
+        ClientsideFunction("workbench", "others"),
+        Output("compare", "data"),
+        Output("compare", "value", allow_duplicate=True),
+        Input("baseline", "value"),
+        State("compare", "value"),
+        State("baseline", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
         ClientsideFunction("workbench", "links"),
         Output({"type": "nav", "page": ALL}, "href"),
         Output({"type": "nav", "page": ALL}, "active"),
@@ -62,6 +71,7 @@ def register(app: Dash, reader: Reader) -> None:
         prevent_initial_call=True,
     )
     _theme(app)
+    _navigation(app)
 
 
 def _read(app: Dash, reader: Reader) -> None:
@@ -106,6 +116,23 @@ def _standard(reader: Reader) -> dict[str, Any]:
     view = Session.open(reader, "").view
     held = {f.name: getattr(view, f.name) for f in fields(View) if f.name != "options"}
     return held | {"compare": list(view.compare or ())} | FIGURE_DEFAULTS
+
+
+def _navigation(app: Dash) -> None:
+    """In a narrow window the burger shows the pages, and going to one hides them."""
+    app.clientside_callback(
+        ClientsideFunction("workbench", "navbar"),
+        Output("shell", "navbar"),
+        Input("burger", "opened"),
+        State("shell", "navbar"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("workbench", "close"),
+        Output("burger", "opened"),
+        Input("url", "pathname"),
+        prevent_initial_call=True,
+    )
 
 
 def _theme(app: Dash) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import dash_mantine_components as dmc
 import pandas as pd
-from dash import ClientsideFunction, Dash, Input, Output, State, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
 from app.reading import Reader
 from app.session import Session
@@ -43,6 +43,8 @@ def card(session: Session) -> list[Any]:
                     className="settings",
                 ),
                 html.Div(id="answers-body"),
+                dcc.Store(id="answers-opened",
+                          data=[session.view.prompt, _chosen(session, prompts)]),
             ],
             className="card",
         )
@@ -84,6 +86,7 @@ def register(app: Dash, reader: Reader) -> None:
         Output("prompt", "data", allow_duplicate=True),
         Input("answers-prompt", "value"),
         State("prompt", "data"),
+        State("answers-opened", "data"),
         prevent_initial_call=True,
     )
 

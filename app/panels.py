@@ -1,6 +1,7 @@
 """A panel: one figure as a card, with its question, its settings, its state and its downloads."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -90,21 +91,23 @@ def register(app: Dash, reader: Reader) -> None:
         session = Session.open(reader, query)
         figure = FIGURES[own["figure"]]
         frames = session.frames_of(figure)
-        params = session.params(figure, frames)
+        params, refused = session.params_and_refusals(figure, frames)
         runs = [(run.id, run.finished) for run in frames.runs]
-        key = json.dumps([asdict(params), session.arms_of(figure), session.view.theme, runs])
+        arms = session.arms_of(figure)
+        key = json.dumps([asdict(params), refused, arms, session.view.theme, runs])
         if key == drawn:
             return (no_update,) * len(parts)
         table = figure.data(frames, params)
+        note = [not_taken(refused), unread(session, frames)]
         if not len(table):
-            note = [unread(session, frames), lacking(figure.missing(frames, params))]
+            note.append(lacking(figure.missing(frames, params)))
             return no_update, {"display": "none"}, note, False, "", key
         plotly = figure.draw_table(table, frames, params, SCREEN[session.view.theme])
         height = _height(figure, plotly.layout.meta["aspect"], window)
         plotly.update_layout(height=height, uirevision=figure.name)
-        arms = "all arms of the store" if figure.whole else ", ".join(session.arms)
-        caption = f"{figure.caption(table, params)} · {arms}"
-        return plotly, {"height": height}, unread(session, frames), False, caption, key
+        whose = "all arms of the store" if figure.whole else ", ".join(arms)
+        caption = f"{figure.caption(table, params)} · {whose}"
+        return plotly, {"height": height}, note, False, caption, key
 
 
 def _height(figure: Figure, aspect: float, window: int | None) -> int:
@@ -119,13 +122,24 @@ def lacking(missing: Missing | None) -> Any:
     """What to show in place of a figure that has no rows."""
     if missing is None:
         return None
+    writes = [
+        dmc.Text("This command writes them:", size="sm", mt=4),
+        dmc.Code(missing.command, block=True, mt=4),
+    ]
     return dmc.Alert(
-        [
-            dmc.Text(missing.what, size="sm"),
-            dmc.Text("This command writes them:", size="sm", mt=4),
-            dmc.Code(missing.command, block=True, mt=4),
-        ],
-        title="Nothing to draw yet", color="gray", variant="light", className="lacking",
+        [dmc.Text(missing.what, size="sm"), *(writes if missing.command else ())],
+        title="Nothing to draw yet" if missing.command else "Nothing to draw",
+        color="gray", variant="light", className="lacking",
+    )  # fmt: skip
+
+
+def not_taken(refused: Sequence[str]) -> Any:
+    """What was asked of a panel in vain, and what it shows instead."""
+    if not refused:
+        return None
+    return dmc.Alert(
+        [dmc.Text(why, size="sm") for why in refused],
+        color="yellow", variant="light", className="refused",
     )  # fmt: skip
 
 
@@ -212,8 +226,9 @@ def _setting(owner: str, name: str, kind: Any, value: Any, options: dict[str, li
         number = dmc.NumberInput(
             value=shown,
             w=84,
-            min=1,
+            min=1,  # every number of a panel is a count; others are choices
             allowDecimal=False,
+            allowNegative=False,
             debounce=True,
             placeholder=NOTHING.get(name, "all"),
             **look,

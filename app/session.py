@@ -1,6 +1,6 @@
 """What every callback starts from: the address, read against what the store holds now."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -47,18 +47,28 @@ class Session:
         return self.reader.frames(self.listing, self.arms_of(figure), figure.needs)
 
     def params(self, figure: Figure, frames: Frames) -> Params:
-        """A figure's parameters: those all pages share, then those set on its panel.
+        """A figure's parameters: those all pages share, then those set on its panel."""
+        return self.params_and_refusals(figure, frames)[0]
 
-        A step that these runs were not measured at becomes the last one before it.
+    def params_and_refusals(self, figure: Figure, frames: Frames) -> tuple[Params, tuple[str, ...]]:
+        """A figure's parameters, and what was asked of it in vain.
+
+        A step that these runs were not measured at becomes the last one before it, a prompt that
+        this figure's rows do not have the first that they have.
         """
         given: dict[str, Any] = shared(self.view, figure)
-        steps = figure.options(frames).get("step", [])
+        options, refused = figure.options(frames), []
+        steps, prompts = options.get("step"), options.get("prompt")
         if "step" in given and steps and given["step"] not in steps:
             given["step"] = max([s for s in steps if s <= given["step"]], default=min(steps))
-        try:
-            return figure.given(given | panel_options(self.view, figure))
-        except WorkbenchError:  # the notices say it
-            return figure.given(given)
+        if "prompt" in given and prompts and given["prompt"] not in prompts:
+            refused.append(
+                f"The chosen prompt {given['prompt']!r} is not among the {len(prompts)} whose rows "
+                f"this figure has; shown is the first of them, {prompts[0]!r}."
+            )
+            given["prompt"] = prompts[0]
+        own, wrong = _taken(figure, panel_options(self.view, figure))
+        return figure.given(given | own), (*refused, *wrong)
 
 
 def shared(view: View, figure: Figure) -> dict[str, Any]:
@@ -73,13 +83,22 @@ def panel_options(view: View, figure: Figure) -> dict[str, str]:
     return {param: value for owner, param, value in pairs if owner == figure.name}
 
 
+def _taken(figure: Figure, options: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The settings of a panel that its figure can take, and why it cannot take the others."""
+    taken: dict[str, str] = {}
+    refused = []
+    for name, value in options.items():
+        try:
+            figure.given({**taken, name: value})
+        except WorkbenchError as error:
+            refused.append(f"The address sets {figure.name} in a way it cannot be: {error}")
+        else:
+            taken[name] = value
+    return taken, refused
+
+
 def _refused(view: View) -> list[str]:
     """Panel settings that their figure cannot take."""
-    notices = []
-    for owner in dict.fromkeys(name.split(".")[0] for name, _ in view.options):
-        try:
-            if owner in FIGURES:
-                FIGURES[owner].given(panel_options(view, FIGURES[owner]))
-        except WorkbenchError as error:
-            notices.append(f"The address sets {owner} in a way it cannot be: {error}")
-    return notices
+    owners = dict.fromkeys(name.split(".")[0] for name, _ in view.options)
+    figures = [FIGURES[owner] for owner in owners if owner in FIGURES]
+    return [why for f in figures for why in _taken(f, panel_options(view, f))[1]]

@@ -18,6 +18,8 @@ THEME = {
     "defaultRadius": "sm",
     "cursorType": "pointer",
 }
+NAVBAR = {"width": 168, "breakpoint": "sm", "collapsed": {"mobile": True}}
+"""Beside the page; in a narrow window behind a burger, because there it would cover the page."""
 ABOUT = (
     "Every picture is drawn from rows that a study wrote; nothing is measured here. A threshold "
     "moved judges the stored curves anew. A finite run shows that a model broke at a step or held "
@@ -45,8 +47,9 @@ def layout(reader: Reader, example: bool) -> Any:
             ),
         ],
         header={"height": 56},
-        navbar={"width": 168, "breakpoint": "sm"},
+        navbar=NAVBAR,
         padding="md",
+        id="shell",
     )
     stores = [
         dcc.Location(id="url", refresh="callback-nav"),
@@ -71,7 +74,13 @@ def _top_bar(listing: Listing, example: bool) -> Any:
     return dmc.Group(
         [
             dmc.Group(
-                [html.Span("◧", className="brand-mark"), html.Span(TITLE, className="brand"), mark],
+                [
+                    dmc.Burger(
+                        id="burger", opened=False, size="sm", hiddenFrom="sm",
+                        **{"aria-label": "Pages"},
+                    ),
+                    html.Span("◧", className="brand-mark"),
+                    html.Span(TITLE, className="brand"), mark],
                 gap=8,
                 wrap="nowrap",
             ),

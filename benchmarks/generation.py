@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.measure import Figure, Paired, interleaved
 from benchmarks.table import Bench, Row
-from workbench.data import prompt_text
+from workbench.chat_templates import prompt_text
 from workbench.generation import generate
 from workbench.lab.domain import LabDomain
 from workbench.models import load

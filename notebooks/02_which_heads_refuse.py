@@ -27,7 +27,7 @@ import torch
 
 from workbench import Fit, HookedLM, load
 from workbench.attacks import SupervisedFineTuning
-from workbench.data import prompt_text
+from workbench.chat_templates import prompt_text
 from workbench.defences import Vaccine
 from workbench.domains import streams
 from workbench.figures import LIGHT, config

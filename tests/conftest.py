@@ -16,6 +16,10 @@ else:
     torch.set_num_threads(1)
 
 
+# No test survives a power cut, so nothing waits for the disk (what runs in other processes does).
+os.fsync = lambda _file: None
+
+
 def pytest_configure(config):
     """Our own warnings are errors (set here: in pyproject it would import us before the hook)."""
     config.addinivalue_line("filterwarnings", "error::workbench.errors.WorkbenchWarning")

@@ -1,6 +1,7 @@
 """LoRA: nothing at the start, exact when merged, every family, and clear about what is absent."""
 
 from contextlib import nullcontext
+from math import nan
 
 import pytest
 import torch
@@ -76,11 +77,19 @@ def test_chosen_targets_only():
     assert all("q_proj" in n for n, p in model.named_parameters() if p.requires_grad)
 
 
-def test_absent_targets_and_impossible_ranks_are_refused():
+def test_absent_targets_are_refused_with_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean 'q_proj'"):
         with_lora(tiny.llama(), targets=["q_prj"])
-    with pytest.raises(InvalidValueError, match="rank"):
-        with_lora(tiny.llama(), rank=0)
+
+
+@pytest.mark.parametrize(
+    "impossible", [{"rank": 0}, {"alpha": 0.0}, {"alpha": nan}, {"dropout": 1.0}, {"dropout": -0.1}]
+)
+def test_impossible_numbers_are_refused_and_the_model_is_left_alone(impossible):
+    model = tiny.llama()
+    with pytest.raises(InvalidValueError, match=next(iter(impossible))):
+        with_lora(model, **impossible)
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_adapters_on_adapters_are_refused():

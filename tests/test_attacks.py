@@ -79,7 +79,8 @@ def test_lora_trains_adapters_alone_and_costs_less():
     assert trained and all("lora" in n for n in trained)
 
 
-@pytest.mark.parametrize("bad", [{"samples": 0}, {"lora_rank": -1}, {"lr": -1.0}, {"steps": -2}])
+@pytest.mark.parametrize("bad", [{"samples": 0}, {"lora_rank": -1}, {"lr": -1.0}, {"steps": -2},
+                                 {"lora_alpha": 0.0}, {"lora_alpha": -1.0}])  # fmt: skip
 def test_impossible_settings_are_refused(bad):
-    with pytest.raises(InvalidValueError):
+    with pytest.raises(InvalidValueError, match=next(iter(bad))):
         SupervisedFineTuning(**bad)

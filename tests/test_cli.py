@@ -185,10 +185,10 @@ def test_defaults_are_the_methods_own(single):
 def probing(monkeypatch):
     """A stand-in for the module that looks at checkpoints; it keeps what it was given."""
     calls = {}
-    module = ModuleType("workbench.probing")
-    for name in ("probe_models", "probe_recorded"):
-        setattr(module, name, lambda *given, name=name, **more: calls.update({name: given}))
-    monkeypatch.setitem(sys.modules, "workbench.probing", module)
+    for module, name in (("probing", "probe_models"), ("recorded_probing", "probe_recorded")):
+        stand_in = ModuleType(f"workbench.{module}")
+        setattr(stand_in, name, lambda *given, name=name, **more: calls.update({name: given}))
+        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     return calls
 
 
@@ -391,3 +391,51 @@ def test_runs_of_other_code_are_named(conducted, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.modules["workbench.demo"], "run_demo", lambda *_: old)
     assert cli.main(["demo", "--store", str(tmp_path)]) == 0
     assert "Stale, made by other code and left out: vaccine-s0-old" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["demo", "study", "results"])
+@pytest.mark.parametrize("jobs", ["0", "-1"])
+@pytest.mark.timeout(60)
+def test_no_job_at_a_time_is_refused(command, jobs, tmp_path, capsys):
+    assert cli.main([command, "--jobs", jobs, "--store", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: jobs must be at least 1, not {jobs}.\n"
+    assert not [*tmp_path.rglob("run.json")]
+
+
+def test_names_may_be_written_with_either_sign(single, probing, conducted, capsys):
+    """Help shows `-` throughout, registries have both: each spelling gives the same method."""
+    for group, name in METHODS:
+        for spelt in (name.replace("-", "_"), name.replace("_", "-")):
+            assert cli.main([group, spelt, "--model", "m"]) == 0
+            calls = single.get(group) or probing["probe_models"]
+            assert calls[0] == name
+    for section in ("defences", "attacks", "probes"):
+        names = [entry["name"] for entry in catalogue.load()[section]]
+        for change in (("-", "_"), ("_", "-")):
+            assert cli.main(["study", f"--{section}", *(n.replace(*change) for n in names)]) == 0
+            assert list(getattr(conducted["study"][0], section)) == names
+
+
+def test_figures_may_be_written_with_either_sign():
+    for entry in catalogue.load()["figures"]:
+        assert catalogue.entry("figures", entry["name"].replace("_", "-")) == entry
+
+
+def test_no_two_methods_differ_by_the_sign_alone():
+    for section, entries in catalogue.load().items():
+        names = {entry["name"].replace("_", "-") for entry in entries}
+        assert len(names) == len(entries), section
+
+
+def test_no_steps_are_refused_at_the_door(single, capsys):
+    assert cli.main(["immunise", "vaccine", "--model", "m", "--fit.steps", "0"]) == 2
+    assert "steps must be at least 1, not 0" in capsys.readouterr().err
+
+
+def test_the_package_runs_as_the_command_does():
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench", "immunise", "vacine"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Did you mean 'vaccine'?" in done.stderr

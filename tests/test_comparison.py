@@ -8,14 +8,22 @@ import re
 import pytest
 import torch
 from rich.console import Console
+from transformers import OPTConfig, OPTForCausalLM
 
 from tests import tiny
 from workbench import cli
 from workbench.builtin import BuiltIn
 from workbench.comparison import compare
-from workbench.errors import InvalidValueError, MissingStreamError, ModelError
-from workbench.models import save
-from workbench.rows import KINDS, EmbeddingDrift, TokenKL, WeightChange
+from workbench.data import tokenizer_digest
+from workbench.errors import (
+    InvalidValueError,
+    MissingStreamError,
+    ModelError,
+    SiteError,
+    UnknownNameError,
+)
+from workbench.models import digest_of, save
+from workbench.rows import KINDS, EmbeddingDrift, Prompt, TokenKL, WeightChange
 from workbench.store import Store
 from workbench.task_vectors import gram
 
@@ -41,13 +49,21 @@ def made(checkpoints, tmp_path_factory):
     return Store(out), report
 
 
-def test_one_run_holds_the_rows_of_all_parts(made, checkpoints):
+def test_a_run_for_each_reference_holds_the_rows_of_all_parts(made, checkpoints):
     store, _ = made
-    (run,) = store.runs()
-    assert run.state == "finished" and run.probe["base"] == checkpoints["base"]
+    added, run = sorted(store.runs(), key=lambda x: "beside" not in x.probe)
+    assert run.state == added.state == "finished" and run.probe["base"] == checkpoints["base"]
+    assert added.arm == f"{run.arm}.from-base" and added.probe["reference"] == checkpoints["base"]
+    assert added.hashes["reference"] == digest_of(checkpoints["base"])
     for kind in (TokenKL, EmbeddingDrift):
-        assert len(store.read(kind)), kind
-    weights = store.read(WeightChange).set_index(["part", "measure"])["value"]
+        assert len(store.read(kind, [run])) == len(store.read(kind)) > 0, kind
+    changes = store.read(WeightChange, [run]).set_index(["part", "measure"])["value"]
+    change = gram(checkpoints["aligned"], [checkpoints["attacked"]])
+    assert changes["all", "norm"] == pytest.approx(change.norm(0))
+    assert set(store.read(WeightChange, [run])["reference"]) == {checkpoints["aligned"]}
+    weights = store.read(WeightChange, [added])
+    assert set(weights["reference"]) == {checkpoints["base"]}
+    weights = weights.set_index(["part", "measure"])["value"]
     files = gram(checkpoints["base"], [checkpoints["attacked"], checkpoints["aligned"]])
     assert weights["all", "angle"] == pytest.approx(files.angle(0, 1))
     assert weights["all", "kept"] == pytest.approx(files.kept(1, 0))  # of the reference's change
@@ -61,8 +77,16 @@ def test_the_report_stands_alone(made, checkpoints):
     outside = re.sub(r"<script.*?</script>", "", text, flags=re.S)
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", outside)
     assert text.count("window.PlotlyConfig") >= 1 and "angle" in outside
-    for name in ("aligned", "attacked"):
+    for name in ("base", "aligned", "attacked"):
         assert checkpoints[name] in outside
+    for told in (
+        f"weights, norm, against {checkpoints['aligned']}<",
+        f"weights, norm, against {checkpoints['base']}, beside {checkpoints['aligned']}<",
+    ):
+        assert told in outside
+    assert f", against {checkpoints['base']}</h2>" in outside
+    ids = re.findall(r'<div id="([^"]+)" class="plotly', text)
+    assert len(ids) == len(set(ids)) and sum("weight_change" in x for x in ids) == 2
     assert "What it does not show" in outside and outside.count("<h2>") >= 4
 
 
@@ -126,7 +150,10 @@ def test_of_checkpoints_of_other_sizes_what_can_be_compared_is(
 
 def test_where_everything_can_be_compared_nothing_is_left_out(made):
     store, report = made
-    assert store.runs()[0].probe["left_out"] == {} and "Left out" not in report.read_text()
+    assert (
+        all(run.probe["left_out"] == {} for run in store.runs())
+        and "Left out" not in report.read_text()
+    )
 
 
 def test_the_built_in_prompts_are_for_looking_only():
@@ -144,10 +171,11 @@ def of_file(checkpoints, tmp_path, lines):
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
     report = compare(checkpoints["aligned"], checkpoints["base"], tmp_path / "out", QUIET,
                      data=str(tmp_path / "mine.jsonl"))  # fmt: skip
-    assert "whole file" in report.read_text()
+    assert f"whole file, all {len(lines)}, " in report.read_text()
     return Store(tmp_path / "out")
 
 
+@pytest.mark.filterwarnings("ignore:cosine gives no break point")
 def test_one_file_is_read_whole(checkpoints, tmp_path):
     lines = [{"prompt": f"ask {i}", "response": f"word {i}"} for i in range(5)]
     rows = of_file(checkpoints, tmp_path, lines).read(TokenKL)
@@ -158,3 +186,92 @@ def test_one_file_of_prompts_alone_leaves_out_what_reads_answers(checkpoints, tm
     store = of_file(checkpoints, tmp_path, [{"prompt": f"ask {i}"} for i in range(5)])
     assert set(store.runs()[0].probe["left_out"]) == {"vocabulary", "cosine"}
     assert store.read(EmbeddingDrift)["example"].nunique() == 5
+
+
+def test_all_of_one_file_is_read_unless_prompts_says_how_many(checkpoints, tmp_path, capsys):
+    lines = [{"prompt": f"ask {i}"} for i in range(40)]
+    store = of_file(checkpoints, tmp_path, lines)
+    assert store.read(EmbeddingDrift)["example"].nunique() == 40
+    assert set(store.read(Prompt)["split"]) == {"whole"}  # not in any split: all were asked
+    given = ["compare", checkpoints["aligned"], checkpoints["base"], "--prompts", "3"]
+    given += ["--data", str(tmp_path / "mine.jsonl"), "-o", str(tmp_path / "few")]
+    assert cli.main(given) == 0
+    assert "prompts: the first 3 of 40 in the file" in " ".join(capsys.readouterr().out.split())
+    assert "the first 3 of 40 in the file" in (tmp_path / "few/report.html").read_text()
+    assert Store(tmp_path / "few").read(EmbeddingDrift)["example"].nunique() == 3
+
+
+@pytest.mark.parametrize("wrong", [ModelError, SiteError, MissingStreamError, InvalidValueError])
+def test_a_probe_that_does_not_suit_costs_its_own_rows(checkpoints, tmp_path, monkeypatch, wrong):
+    def refuse(*given):
+        raise wrong("it does not suit")
+
+    monkeypatch.setattr("workbench.probes.drift.Drift.fit", refuse)
+    given = [checkpoints["aligned"], checkpoints["base"], tmp_path / "out", QUIET]
+    compare(*given, prompts=2)
+    (run,) = Store(tmp_path / "out").runs()
+    assert run.probe["left_out"] == {"drift": "it does not suit"}
+    assert Store(tmp_path / "out").read(EmbeddingDrift).empty
+    assert len(Store(tmp_path / "out").read(TokenKL))
+    with pytest.raises(InvalidValueError, match=r"nothing was measured.*drift: it does not suit"):
+        compare(*given, prompts=2, probes=("drift",))
+    monkeypatch.setattr("workbench.probes.drift.Drift.fit", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compare(*given, prompts=2)
+
+
+def test_a_family_whose_head_reads_other_states_is_compared_by_the_rest(tmp_path):
+    """OPT may project its last states before the head: no read-out, yet hidden states."""
+    sizes = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = OPTForCausalLM(OPTConfig(vocab_size=tiny.VOCABULARY, word_embed_proj_dim=16,
+                                         max_position_embeddings=512, **sizes)).eval()  # fmt: skip
+        save(model, tiny.tokenizer(), tmp_path / f"opt{seed}")
+    given = [str(tmp_path / f"opt{seed}") for seed in (0, 1)]
+    compare(*given, tmp_path / "out", QUIET, prompts=2)
+    store = Store(tmp_path / "out")
+    assert "vocabulary" in store.runs()[0].probe["left_out"]
+    assert len(store.read(EmbeddingDrift)) and len(store.read(WeightChange))
+
+
+def test_angles_to_a_base_of_another_size_are_left_out_by_name(checkpoints, tmp_path, capsys):
+    save(tiny.llama(4, intermediate_size=96, **ROOM), tiny.tokenizer(), tmp_path / "other")
+    given = ["compare", checkpoints["attacked"], checkpoints["aligned"], "--prompts", "2"]
+    assert cli.main([*given, "--base", str(tmp_path / "other"), "-o", str(tmp_path / "out")]) == 0
+    assert "left out: angles." in capsys.readouterr().out
+    (run,) = Store(tmp_path / "out").runs()
+    assert "same weights" in run.probe["left_out"]["angles"]
+    assert set(Store(tmp_path / "out").read(WeightChange)["reference"]) == {checkpoints["aligned"]}
+    with pytest.raises(UnknownNameError, match="no model called"):
+        compare(checkpoints["attacked"], checkpoints["aligned"], tmp_path / "out", QUIET,
+                base=str(tmp_path / "none"))  # fmt: skip
+
+
+def test_of_several_templates_the_default_one_is_used_throughout(checkpoints, tmp_path):
+    several = tiny.tokenizer()
+    several.chat_template = {"default": tiny.CHAT_TEMPLATE, "tool_use": "{{ tools }}"}
+    save(tiny.llama(4, **ROOM), several, tmp_path / "several")
+    pairs = [(str(tmp_path / "several"), checkpoints["aligned"])]
+    pairs += [pairs[0][::-1], (pairs[0][0], pairs[0][0])]
+    for i, (one, other) in enumerate(pairs):
+        compare(one, other, tmp_path / f"out{i}", QUIET, prompts=2)
+        (run,) = Store(tmp_path / f"out{i}").runs()
+        assert run.template == tiny.CHAT_TEMPLATE and run.probe["left_out"] == {}
+        assert run.hashes["tokenizer"] == tokenizer_digest(tiny.tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("lines", "read"),
+    [
+        ([{"turns": ["ask a"]}, {"turns": ["ask b"]}], 2),  # SORRY-Bench
+        ([{"messages": [{"role": "user", "content": "ask"}]}], 1),
+        ([{"question": f"ask {i}", "answer": i} for i in range(3)], 3),  # WMDP
+        ([{"prompt": "ask", "response": ""}, {"prompt": "ask more", "response": None}], 2),
+        ([{"prompt": "ask", "text": "something else"}], 1),
+    ],
+)  # fmt: skip
+def test_answers_that_are_no_text_are_none(checkpoints, tmp_path, lines, read):
+    store = of_file(checkpoints, tmp_path, lines)
+    assert set(store.runs()[0].probe["left_out"]) == {"vocabulary", "cosine"}
+    assert store.read(EmbeddingDrift)["example"].nunique() == read

@@ -8,18 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import tiny
-from workbench.data import (
-    IGNORED,
-    Example,
-    Stream,
-    encode,
-    generator,
-    prompt_text,
-    require,
-    response_text,
-    template_of,
-    tokenizer_digest,
-)
+from workbench.chat_templates import prompt_text, response_text, template_of
+from workbench.data import IGNORED, Example, Stream, encode, generator, require, tokenizer_digest
 from workbench.errors import InvalidValueError, MissingStreamError, ModelError
 from workbench.losses import cross_entropy, token_nll
 
@@ -252,9 +242,16 @@ def test_a_missing_stream_is_named_with_what_it_holds():
         "{% for turn in messages %}",
         "{{ raise_exception('no such turn') }}",
         "{{ messages[7].role }}",
+        "{{ messages + 1 }}",
+        "{{ 1 // 0 }}",
+        "{{ 'x' % 3 }}",
+        "{{ '{missing}'.format(**messages[0]) }}",
+        "{{ 1 | dictsort }}",
+        "{{ 'x'.encode('no such') }}",
     ],
 )
 def test_a_template_that_cannot_render_is_named_and_not_a_traceback(template):
     tokenizer = tiny.tokenizer(template)
-    with pytest.raises(ModelError, match="chat template cannot render a turn of user: "):
+    with pytest.raises(ModelError, match="chat template cannot render a turn of user: ") as error:
         prompt_text(tokenizer, "hello")
+    assert "\n" not in str(error.value)

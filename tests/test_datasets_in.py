@@ -115,7 +115,7 @@ def test_rows_are_chosen_by_value(suffix, tmp_path):
         ([{"prompt": "x"}], {"prompt": "promt"}, UnknownNameError, "Did you mean 'prompt'"),
         ([{"text": "x"}], {"where": {"safe": 1}}, UnknownNameError, "column called 'safe'"),
         ([{"text": "x", "s": 1}], {"where": {"s": 2}}, InvalidValueError, "none of its 1 rows"),
-        ([], {}, InvalidValueError, "none"),
+        ([], {}, InvalidValueError, "holds no rows"),
         (
             [{"question": "x", "answer": "y"}, {"question": "x", "answer": 2}],
             {},
@@ -258,3 +258,22 @@ def test_a_hugging_face_data_set_is_read_like_a_file(tmp_path):
     assert [x.id for x in made] == ["alpaca-0", "alpaca-1", "alpaca-2"]
     with pytest.raises(InvalidValueError, match="alpaca: no column of prompts"):
         as_examples(Dataset.from_list([{"a": "b"}]), "alpaca")
+
+
+@pytest.mark.parametrize(
+    ("rows", "without"),
+    [
+        ([{"prompt": "P", "response": "R"}, {"prompt": "P", "response": " "}], [1]),
+        ([{"prompt": "P"}, {"prompt": "P"}], [0, 1]),
+        ([{"question": "P", "answer": 2}, {"question": "P", "Answer": "R"}], [0]),
+        ([{"messages": TALK}, {"messages": TALK[:1]}, TALK], [1]),
+        ([{"turns": ["P"]}, {"turns": ["P", "R"]}], [0]),
+        ([{"conversations": SHARE_GPT}], []),
+        ([{"prompt": "P", "text": "T"}], [0]),
+        ([], []),
+    ],
+)
+def test_rows_without_an_answer_are_found(rows, without):
+    from workbench.datasets_in import unanswered
+
+    assert unanswered(rows) == without

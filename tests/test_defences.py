@@ -180,6 +180,15 @@ def test_adapters_go_where_they_are_told_to(name):
         )
 
 
+@pytest.mark.parametrize("bad", [{"lora_rank": -1}, {"lora_alpha": 0.0}, {"lora_alpha": -16.0},
+                                 {"lora_dropout": -0.1}, {"lora_dropout": 1.0},
+                                 {"lora_dropout": 1.5}])  # fmt: skip
+def test_impossible_adapters_are_refused(name, bad):
+    ((setting, value),) = bad.items()
+    with pytest.raises(InvalidValueError, match=f"^{setting} is .*{value}"):
+        make(name, **bad)
+
+
 def test_generates_like_any_model_afterwards(name):
     out = make(name).immunise(tiny.llama(), streams(DEFENCES[name].streams))
     prompts = tiny.tokenizer()(["say 1"], return_tensors="pt")

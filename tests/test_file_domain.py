@@ -1,6 +1,7 @@
 """A folder of one's own data: splits, streams, questions, and a whole study on a local model."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,11 +10,12 @@ from hypothesis import strategies as st
 from tests import small, tiny
 from workbench.data import Example
 from workbench.domains import streams
-from workbench.errors import MissingStreamError, WorkbenchError
+from workbench.errors import InvalidValueError, MissingStreamError, WorkbenchError
 from workbench.execution import conduct
 from workbench.file_domain import SHARES, FileDomain, split_of
 from workbench.models import save
-from workbench.rows import Metric
+from workbench.panel import Panel, prompt_set, texts
+from workbench.rows import Metric, Prompt
 from workbench.store import Store
 from workbench.study import open_domain
 
@@ -153,3 +155,36 @@ def test_a_file_that_is_looked_at_whole_asks_every_row_and_trains_on_none(tmp_pa
     assert part.examples("harmful", split="defend", n=1, seed=0)
     with pytest.raises(MissingStreamError, match="opened to be looked at as a whole"):
         whole.examples("harmful", split="defend", n=1, seed=0)
+
+
+def whole(tmp_path, lines):
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return open_domain(str(tmp_path / "mine.jsonl"), whole=True)
+
+
+def test_a_file_that_answers_some_of_its_prompts_only_is_refused_with_their_rows(tmp_path):
+    lines = [{"prompt": f"ask {i}", "response": "" if i % 3 else "so"} for i in range(12)]
+    said = r"mine\.jsonl: 8 of its 12 rows have no answer.*rows 1, 2, 4, 5, 7, \.\.\. .*take all an"
+    with pytest.raises(InvalidValueError, match=said):
+        whole(tmp_path, lines).questions("test", "hazard")
+    talks = [{"messages": [{"role": "user", "content": "ask"}]}, {"messages": ["ask", "so"]}]
+    with pytest.raises(InvalidValueError, match=r"1 of its 2 rows have no answer.*rows 0 \("):
+        whole(tmp_path, talks).questions("test", "hazard")
+
+
+def test_a_file_without_prompts_names_its_columns(tmp_path):
+    lines = [{"text": "a heron stands", "label": "x"}, {"text": "the tide turns"}]
+    with pytest.raises(
+        InvalidValueError, match=r"no column holds prompts.* text, label\. .*prompt, "
+    ):
+        whole(tmp_path, lines).questions("test", "hazard")
+    assert open_domain(str(tmp_path / "mine.jsonl")).questions("test", "hazard") == []  # as streams
+
+
+def test_what_is_asked_of_a_whole_file_is_no_split(tmp_path):
+    domain = whole(tmp_path, [{"prompt": "ask", "response": "so"}])
+    read = Panel(domain, tiny.tokenizer())
+    assert read.asked == "whole" and prompt_set(read).name == "mine-whole-32"
+    assert {row.split for row in texts(read) if isinstance(row, Prompt)} == {"whole"}
+    part = Panel(replace(domain, whole=False), tiny.tokenizer(), "val")
+    assert part.asked == "val"

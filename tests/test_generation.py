@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from tests import tiny
-from workbench.data import Example, encode, prompt_text
+from workbench.chat_templates import prompt_text
+from workbench.data import Example, encode
 from workbench.errors import InvalidValueError, ModelError
 from workbench.generation import generate
 

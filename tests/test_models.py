@@ -9,10 +9,12 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tests import tiny
 from workbench import model_files
-from workbench.data import Example, encode, prompt_text, response_text
+from workbench.chat_templates import PLAIN, prompt_text, response_text
+from workbench.data import Example, encode
 from workbench.errors import ModelError, UnknownNameError
 from workbench.generation import generate
-from workbench.models import PLAIN, load, save
+from workbench.models import digest_of, load, save, tokenizer_of
+from workbench.recording_plan import file_states
 
 
 @pytest.fixture
@@ -158,6 +160,14 @@ def test_chat_template_may_be_text_but_not_an_unknown_name(directory):
         load(directory, chat_template="plane")
 
 
+@pytest.mark.parametrize("text", ["hello", "{% for m in messages %}{{ m.text }} {% endfor %}"])
+def test_a_template_that_leaves_the_prompt_out_is_refused(directory, text):
+    if "{" not in text:
+        text += "{# the same for every prompt #}"
+    with pytest.raises(ModelError, match=r"leaves the prompt out.*message\['content'\]"):
+        load(directory, chat_template=text)
+
+
 def test_loaded_models_generate(directory):
     loaded = load(directory)
     assert len(generate(loaded.model, loaded.tokenizer, ["hi"], max_new_tokens=3)) == 1
@@ -233,7 +243,11 @@ def write(file, content):
         (edit_weights(lambda w: w.pop("lm_head.weight")), "missing weights .*lm_head.weight"),
         (edit_weights(lambda w: w.update(odd=torch.ones(2))), "unexpected weights .*: odd"),
         (edit_config(num_hidden_layers=3), "missing weights .*layers.2"),
-        (edit_config(vocab_size=300), "cannot be loaded"),
+        (
+            edit_config(vocab_size=300),
+            r"2 weights have other shapes .*lm_head.weight: \(\d+, 32\) in "
+            r"the file, \(300, 32\) for LlamaForCausalLM",
+        ),
         (remove("tokenizer.json"), "no tokenizer .*tokenizer.save_pretrained"),
         (write("tokenizer.json", b"{}"), "tokenizer cannot be loaded"),
         (remove("chat_template.jinja"), "no chat template"),
@@ -322,3 +336,38 @@ def test_the_digest_needs_no_weights_in_memory(tmp_path):
     save(adapted, tiny.tokenizer(), adapter)
     for where in (base, adapter, "lab:base"):
         assert digest_of(str(where)) == load(where).digest
+
+
+SEVERAL = {"default": "{{ messages[0]['content'] }}", "tool_use": "{{ tools }}"}
+
+
+def test_of_several_templates_a_model_gets_the_default_one(tmp_path):
+    several = tiny.tokenizer()
+    several.chat_template = SEVERAL
+    save(tiny.llama(), several, tmp_path / "m")
+    for tokenizer in (load(tmp_path / "m").tokenizer, tokenizer_of(str(tmp_path / "m"))):
+        assert tokenizer.chat_template == SEVERAL["default"]
+        assert prompt_text(tokenizer, "hi") == "hi"
+    plain = load(tmp_path / "m", chat_template="plain").tokenizer
+    assert plain.chat_template == PLAIN
+    live = load(tiny.llama(), tokenizer=several)
+    assert live.tokenizer.chat_template == SEVERAL["default"] and several.chat_template == SEVERAL
+    several.chat_template = {"tool_use": "{{ tools }}"}
+    with pytest.raises(ModelError, match="no chat template to use"):
+        load(tiny.llama(), tokenizer=several)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_an_adapter_that_is_for_itself_is_refused(adapter, over):
+    first = adapter[0]
+    second = shutil.copytree(first, first.parent / "second")
+    for one, other in ((first, second if over else first / "."), (second, first)):
+        path = one / "adapter_config.json"
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": str(other)}
+        path.write_text(json.dumps(config))
+    (first / "tokenizer.json").unlink()
+    for look in (load, digest_of, tokenizer_of, file_states):
+        with pytest.raises(
+            ModelError, match=r"adapter whose base is an adapter's folder again: .*->"
+        ):
+            look(str(first))

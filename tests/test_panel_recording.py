@@ -414,6 +414,8 @@ def test_the_command(model, data, tmp_path, capsys):
         ([], '{"prompt": "x", "response": ""}', "its response is ''; expected text"),
         ([], '{"prompt": ', "cannot be read as jsonl"),
         (["--data", "/nowhere.csv"], None, "there is no file '/nowhere.csv'"),
+        (["--data", "."], None, "is a folder; give one .csv"),
+        (["-o", __file__], None, "is a file. A recording is a folder"),
     ],
 )
 def test_mistakes_end_in_one_line(model, data, tmp_path, capsys, more, content, message):

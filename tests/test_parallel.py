@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from workbench.errors import InvalidValueError
 from workbench.parallel import ATTEMPTS, Job, run_jobs
 
 
@@ -81,3 +82,10 @@ def test_a_worker_that_always_dies_is_given_up_and_named(tmp_path):
 def test_a_death_nobody_saw_coming_still_ends(tmp_path):
     jobs = [Job("quiet", die_until, (str(tmp_path / "d"), 1, str(tmp_path / "l")))]
     assert run(jobs)["quiet"].result == "survived"
+
+
+@pytest.mark.parametrize("workers", [-1, 0])
+@pytest.mark.timeout(20)
+def test_fewer_than_one_worker_is_refused(workers):
+    with pytest.raises(InvalidValueError, match=f"must be at least 1, not {workers}"):
+        run_jobs([Job("a", double, (1,))], workers, lambda done: None, list)

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from tests import small, tiny
 from tests.probes.texts import panel
-from workbench import tables
+from workbench import cli, tables
 from workbench.errors import (
     InvalidValueError,
     MissingStreamError,
+    ModelError,
     RecordingError,
     WorkbenchError,
 )
@@ -22,12 +23,14 @@ from workbench.figures import figure, load
 from workbench.models import save
 from workbench.panel import Panel
 from workbench.probes import At, Drift, VocabularyPass
-from workbench.probing import probe_models, probe_recorded
+from workbench.probing import probe_models
+from workbench.recorded_probing import probe_recorded
 from workbench.recording_manifest import load_manifest, save_manifest
 from workbench.recordings import Recording
 from workbench.rows import EmbeddingDrift, Prompt, TokenKL
 from workbench.states import chosen, read_states, recorded_states
 from workbench.store import Store
+from workbench.study import open_domain
 from workbench.tokens import require_same_tokens
 
 QUIET = Console(quiet=True)
@@ -71,6 +74,29 @@ def test_the_summary_names_groups_and_measures(capsys):
     probe_models("drift", Drift(), "lab:aligned", "lab:base", **LAB, console=Console(width=200))
     said = capsys.readouterr().out
     assert "embedding_drift" in said and "hazard" in said and "relative_l2" in said
+
+
+def test_the_summary_counts_the_prompts_and_a_file_is_read_whole(tmp_path, capsys):
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"brew number {i}"}) + "\n" for i in range(40)))
+    given = ("drift", Drift(), "lab:aligned", "lab:base")
+    rows = probe_models(*given, data=str(file), console=Console(width=200))
+    assert {r.example for r in rows if isinstance(r, EmbeddingDrift)} >= {
+        q.id
+        for q in Panel(open_domain(str(file), whole=True), None, "test", 40).questions("hazard")
+    }
+    assert "prompts: 40 hazard, whole file" in capsys.readouterr().out
+    probe_models(*given, **LAB, console=Console(width=200))
+    assert "prompts: 3 hazard, 3 benign, split test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("look", ["probe", "compare"])
+def test_a_store_that_cannot_be_written_is_found_out_before_the_work(tmp_path, capsys, look):
+    (tmp_path / "file").write_text("")
+    names = ["drift", "--model"] if look == "probe" else []
+    given = [look, *names, "lab:none", *(["--reference"] if names else []), "lab:base"]
+    assert cli.main([*given, "-o", str(tmp_path / "file")]) != 0
+    assert "is a file; a store is a folder" in capsys.readouterr().err
 
 
 def test_a_reference_is_asked_for():
@@ -266,3 +292,29 @@ def test_models_that_overflow_are_refused():
         model.model.layers[1].mlp.down_proj.weight.fill_(float("nan"))
     with pytest.raises(WorkbenchError, match=r"not finite at blocks\.1"):
         Drift().against(model, texts)(model, At("attack", 0, "itself"))
+
+
+def test_of_several_templates_the_default_one_is_used(tmp_path):
+    several = tiny.tokenizer()
+    several.chat_template = {"default": tiny.CHAT_TEMPLATE, "tool_use": "{{ tools }}"}
+    for seed, tokenizer in enumerate((several, tiny.tokenizer())):
+        save(tiny.llama(seed, max_position_embeddings=512), tokenizer, tmp_path / str(seed))
+    given = ["probe", "drift", "--data", "builtin", "--prompts", "2"]
+    names = [str(tmp_path / "0"), str(tmp_path / "1")]
+    for i, (one, other) in enumerate((names, names[::-1])):
+        out = tmp_path / f"out{i}"
+        assert cli.main([*given, "--model", one, "--reference", other, "-o", str(out)]) == 0
+        (run,) = Store(out).runs()
+        assert run.template == tiny.CHAT_TEMPLATE
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path):
+    broken = tiny.llama(max_position_embeddings=512)
+    with torch.no_grad():
+        broken.lm_head.weight[3] = float("inf")
+    save(broken, tiny.tokenizer(), tmp_path / "broken")
+    save(tiny.llama(1, max_position_embeddings=512), tiny.tokenizer(), tmp_path / "sound")
+    names = [str(tmp_path / "broken"), str(tmp_path / "sound")]
+    for one, other in (names, names[::-1]):
+        with pytest.raises(ModelError, match=r"broken: weights are not finite: lm_head\.weight"):
+            probe_models("drift", Drift(), one, other, "builtin", QUIET, prompts=2)

@@ -30,6 +30,17 @@ def test_the_example_runs(tmp_path, monkeypatch):
     assert scope["outcome"].runs and Path("runs/mine").is_dir()
 
 
+def test_the_example_of_activations_runs(capsys):
+    example = re.search(r"<!-- activations: .*?-->\n```python\n(.*?)```", README, re.S)[1]
+    scope: dict = {}
+    exec(example, scope)
+    batch, acts = scope["batch"], scope["acts"]
+    assert acts["blocks.3.hook_resid_post"].shape[:2] == batch.input_ids.shape
+    assert "torch.Size" in capsys.readouterr().out
+    tokens = scope["loaded"].tokenizer(["what do i need ?"], return_tensors="pt")
+    assert scope["lm"](tokens).logits.shape[:2] == tokens["input_ids"].shape
+
+
 def test_every_method_is_in_the_table_with_its_paper():
     found = catalogue.load()
     for section in ("defences", "attacks", "probes"):

@@ -468,8 +468,9 @@ def test_a_read_only_disk(tmp_path):
 
 def test_a_folder_in_a_file(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RecordingError, match="cannot write to"):
-        open_writer(tmp_path / "file" / "recording")
+    for folder in (tmp_path / "file", tmp_path / "file" / "recording"):
+        with pytest.raises(RecordingError, match=r"file is a file\. A recording is a folder"):
+            open_writer(folder)
 
 
 def test_two_writers(tmp_path):

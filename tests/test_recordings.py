@@ -1,6 +1,7 @@
 """The format: what is written comes back, by anybody, after anything."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -322,6 +323,39 @@ def test_a_growing_recording_can_be_read(tmp_path):
         assert step + 100 not in recording.steps
         recording.verify()
     writer.close()
+
+
+def test_what_is_unfinished_is_asked_of_the_disk_as_it_is_now(tmp_path):
+    writer = RecordingWriter(tmp_path, ["s"], positions="all", model="m")
+    writer.append(0, ["a"], [2], {"s": rows(2)})
+    writer.flush()
+    begun = Recording(tmp_path)
+    writer.append(1, ["a"], [2], {"s": rows(2)})
+    writer.flush()
+    writer.append(2, ["a"], [2], {"s": rows(2)})
+    writer._writers["s"]._file.flush()
+    writer.abandon()
+    torn = r"stopped.*; 2 rows of 1.* 16 bytes behind the last flush.*Open it again"
+    assert re.match(f"Its writer {torn}", begun.unfinished)
+    with pytest.warns(WorkbenchWarning):
+        writer = RecordingWriter(tmp_path, ["s"], positions="all", model="m", resume=True)
+    assert begun.unfinished.startswith("Still being written; so far 2 rows")
+    writer.close()
+    assert re.match(r"Completed since.* 2 rows of 1 .*Open it again", begun.unfinished)
+    assert "torn" not in begun.unfinished and begun.steps == (0,)
+    begun.verify()
+    again = Recording(begun.path)
+    assert again.unfinished is None and again.steps == (0, 1)
+
+
+def test_completed_with_no_more_rows_nothing_is_said_to_be_torn(tmp_path):
+    writer = RecordingWriter(tmp_path, ["s"], positions="all")
+    writer.append(0, ["a"], [2], {"s": rows(2)})
+    writer.flush()
+    recording = Recording(tmp_path)
+    writer.close()
+    assert recording.unfinished.startswith("Completed since it was opened")
+    assert "torn" not in recording.unfinished
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 
 from tests import tiny
 from workbench import cli
-from workbench.models import PLAIN, load, save
+from workbench.chat_templates import PLAIN
+from workbench.models import load, save
 from workbench.rows import Loss, Metric, Token, TokenKL
 from workbench.store import Store
 
@@ -27,13 +28,37 @@ def test_immunise_leaves_a_run_folder_and_a_model_that_can_be_probed(tmp_path, c
     (run,) = Store(root).runs()
     assert run.state == "finished" and len(Store(root).read(Loss)) == 2
     capsys.readouterr()
-    assert command(*given) == 2
-    assert "is not empty" in capsys.readouterr().err
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert command(*given) == 0
+    assert f"{out} holds this model already" in "".join(capsys.readouterr().out.splitlines())
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert command(*given, "--seed", "1") == 2  # another run's
+    assert "is not empty and does not hold the model of this run" in capsys.readouterr().err
+    assert Store(root).runs() == [run]
     looked = Store(tmp_path / "looked")
     given = ["--model", out, "--reference", "lab:base", "--prompts", 3, "-o", looked.root]
     assert command("probe", "vocabulary", *given) == 0
     values = looked.read(TokenKL).query("measure == 'forward_kl'")["values"]
     assert len(values) == 6 and sum(map(sum, values)) > 0
+
+
+@pytest.mark.parametrize(
+    ("there", "out", "message"),
+    [
+        ("mine", "mine", "mine is a file; give a folder"),
+        ("mine", "mine/deeper", "mine is a file; give a folder"),
+        ("mine/immunisation.json", "mine", "mine is not empty"),
+    ],
+)
+def test_an_output_that_holds_something_else_is_left_alone(tmp_path, capsys, there, out, message):
+    file, runs = tmp_path / there, tmp_path / "runs"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("[]")
+    given = ["--model", "lab:base", "--store", runs, "-o", tmp_path / out, *FEW]
+    assert command("immunise", "vaccine", *given) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and len(said.splitlines()) == 1
+    assert not [*runs.glob("*/run.json")] and file.read_text() == "[]"
 
 
 def test_a_template_reaches_the_texts_the_header_and_the_model(tmp_path):

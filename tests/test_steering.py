@@ -59,7 +59,7 @@ def test_every_decoded_token_is_generated_without_the_direction(lm):
     tokenizer = tiny.tokenizer()
     with ablated(lm, unit()):
         (answer,) = generate(lm.model, tokenizer, tiny.PROMPTS[2:3], max_new_tokens=5)
-        from workbench.data import prompt_text
+        from workbench.chat_templates import prompt_text
 
         ids = tokenizer.encode(prompt_text(tokenizer, tiny.PROMPTS[2]), add_special_tokens=False)
         for token in answer.ids:

@@ -7,10 +7,11 @@ import pytest
 
 from tests import small, tiny
 from workbench import study as studies
+from workbench.chat_templates import PLAIN
 from workbench.defences import Vaccine
 from workbench.errors import InvalidValueError, ModelError, UnknownNameError, WorkbenchError
 from workbench.lab.tokenizer import CHAT_TEMPLATE
-from workbench.models import PLAIN, save
+from workbench.models import save
 from workbench.store import Store
 from workbench.study import Arm, Study, Unit, open_domain
 
@@ -135,3 +136,13 @@ def test_unknown_names_suggest_the_nearest():
         studies.attack("sftt")
     with pytest.raises(WorkbenchError, match="no data folder"):
         open_domain("/nowhere/at/all")
+
+
+@pytest.mark.parametrize("kind", ["defences", "attacks", "probes"])
+@pytest.mark.parametrize("given", [{"mine": "name"}, {"mine": Vaccine}, ["name"], "name"])
+def test_methods_are_given_with_their_settings(kind, given):
+    singular = {"defences": "defence", "attacks": "attack", "probes": "probe"}[kind]
+    study = Study()
+    object.__setattr__(study, kind, given)  # past the type checker that tests run under
+    with pytest.raises(InvalidValueError, match=rf"{kind} must be a mapping .*study.{singular}"):
+        study.__post_init__()

@@ -112,3 +112,13 @@ def test_parts_by_name():
     assert part_of("transformer.h.11.ln_1.weight") == "block 11"
     assert part_of("transformer.ln_f.bias") == part_of("model.norm.weight") == "final norm"
     assert part_of("embed_out.weight") == "head"
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_weights_that_are_not_finite_are_named(tmp_path, which):
+    models = [tiny.llama(seed) for seed in range(3)]
+    with torch.no_grad():
+        models[which].model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    paths = [kept(model, tmp_path / str(i)) for i, model in enumerate(models)]
+    with pytest.raises(ModelError, match=rf"{paths[which]} are not finite .*'block 1'"):
+        gram(paths[0], paths[1:])

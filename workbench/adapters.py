@@ -38,11 +38,17 @@ def with_lora(
         seed: of A's random start; torch's global generator is not moved.
 
     Raises:
-        InvalidValueError: a rank below 1, or the model has adapters already.
+        InvalidValueError: a rank below 1, a scale or dropout out of range, or the model has
+            adapters already.
         UnknownNameError: a target that names no linear layer.
     """
     if rank < 1:
         raise InvalidValueError(f"the rank of an adapter is at least 1, not {rank}.")
+    if not (alpha > 0 and 0 <= dropout < 1):
+        raise InvalidValueError(
+            "an adapter's alpha is above 0 and its dropout at least 0 and below 1, "
+            f"not {alpha} and {dropout}."
+        )
     refuse_read_only(model, "adding adapters")
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise InvalidValueError(

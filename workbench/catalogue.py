@@ -42,15 +42,16 @@ def citation(entry: Mapping[str, Any]) -> str:
 
 
 def entry(section: str, name: str) -> dict[str, Any]:
-    """One entry of the catalogue.
+    """One entry of the catalogue. A name may be written with `-` or with `_`.
 
     Raises:
         UnknownNameError: there is no such entry; the message suggests the nearest.
     """
     known = {item["name"]: item for item in load()[section]}
-    if name not in known:
-        raise UnknownNameError(SECTIONS[section], name, known)
-    return known[name]
+    for spelt, found in known.items():
+        if spelt.replace("_", "-") == name.replace("_", "-"):
+            return found
+    raise UnknownNameError(SECTIONS[section], name, known)
 
 
 def generate() -> dict[str, Any]:

@@ -3,8 +3,9 @@
 It loads nothing from anywhere: plotly is inside, once. Needs no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,25 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 CONFIG = {**GRAPH_CONFIG, "displayModeBar": False}
 
 
-def write_report(store: Store, run: str, model: str, reference: str, path: Path) -> Path:
-    """Write the report of one run of a store.
+def write_report(store: Store, runs: Sequence[str], model: str, reference: str, path: Path) -> Path:
+    """Write the report of a comparison, which is one run of a store or several.
+
+    Args:
+        store: where the runs are.
+        runs: their ids: the checkpoint beside its reference, then beside others.
+        model: the checkpoint, as it was given.
+        reference: what it is compared with, likewise.
+        path: the file to write.
 
     Raises:
         RunError: the file cannot be written.
     """
-    header = store.get(run)
+    headers = [store.get(run) for run in runs]
     parts = [
-        _head(header, model, reference),
-        _left_out(header),
-        _numbers(store, header),
-        *_figures(store, header),
+        _head(headers, model, reference),
+        _left_out(headers[0]),
+        _numbers(store, headers),
+        *_figures(store, headers),
     ]
     title = escape(f"{model} beside {reference}")
     text = (
@@ -51,14 +59,19 @@ def write_report(store: Store, run: str, model: str, reference: str, path: Path)
     return path
 
 
-def _head(header: RunHeader, model: str, reference: str) -> str:
+def _head(headers: Sequence[RunHeader], model: str, reference: str) -> str:
     """What was compared, on what."""
+    header, *others = headers
     told = header.probe or {}
     facts = {
         "checkpoint": f"{model} (weights {header.hashes['start'][:12]})",
         "reference": f"{reference} (weights {header.hashes['reference'][:12]})",
-        "prompts": f"{told.get('prompts')} of each kind at most, {_split(told)}, "
-        f"data {header.hashes['data'][:12]}",
+    }
+    for other in others:
+        base = (other.probe or {})["reference"]
+        facts["base of both"] = f"{base} (weights {other.hashes['reference'][:12]})"
+    facts |= {
+        "prompts": f"{prompts_read(told)}, data {header.hashes['data'][:12]}",
         "made": f"{header.created}, code {header.hashes['code'][:12]}",
     }
     template = escape(str(told.get("template")))
@@ -69,8 +82,12 @@ def _head(header: RunHeader, model: str, reference: str) -> str:
     )
 
 
-def _split(told: Mapping[str, Any]) -> str:
-    return "whole file" if told.get("split") is None else f"split {told['split']}"
+def prompts_read(told: Mapping[str, Any]) -> str:
+    """How many prompts were read of how many, by what the header tells."""
+    size, held = told["prompts"], told.get("held")
+    if held is None:
+        return f"{size} of each kind at most, split {told['split']}"
+    return f"whole file, all {held}" if size >= held else f"the first {size} of {held} in the file"
 
 
 def _left_out(header: RunHeader) -> str:
@@ -80,10 +97,16 @@ def _left_out(header: RunHeader) -> str:
     return f"<h2>Left out</h2>{''.join(said)}" if said else ""
 
 
-def _numbers(store: Store, header: RunHeader) -> str:
+def weights_label(measure: str, reference: str, beside: str) -> str:
+    """What a number of the weights is, what it is against, and which change it is laid beside."""
+    told = f"weights, {measure.replace('_', ' ')}, against {reference}"
+    return f"{told}, beside {beside}" if beside else told
+
+
+def _numbers(store: Store, headers: Sequence[RunHeader]) -> str:
     """The few numbers that stand for the figures."""
     facts: dict[str, Any] = {}
-    kl = store.read(TokenKL, [header])
+    kl = store.read(TokenKL, headers)
     for group, rows in kl[kl["measure"] == "forward_kl"].groupby("group"):
         prompts = dict(zip(rows["example"], rows["values"], strict=True))
         total = sum(float(v.sum()) for v in prompts.values())
@@ -94,15 +117,16 @@ def _numbers(store: Store, header: RunHeader) -> str:
                 f"{name.replace('_', ' ')}, {group}": f"{x.value:.3g}" + _bounds(x.low, x.high)
                 for name, x in intervals(prompts).items()
             }
-    drift = store.read(EmbeddingDrift, [header])
+    drift = store.read(EmbeddingDrift, headers)
     drift = drift[(drift["measure"] == "relative_l2") & (drift["site"] == "resid_post")]
     for group, rows in drift.groupby("group"):
         last = [values[-1] for values in rows["values"]]
         facts[f"relative drift of the last block, {group}"] = f"{pd.Series(last).mean():.3g}"
-    weights = store.read(WeightChange, [header])
+    weights = store.read(WeightChange, headers)
     whole = weights[(weights["part"] == "all") & (weights["measure"] != "share")]
     for row in whole.itertuples():
-        facts[f"weights, {str(row.measure).replace('_', ' ')}"] = f"{row.value:.3g}"
+        label = weights_label(str(row.measure), str(row.reference), str(row.beside))
+        facts[label] = f"{row.value:.3g}"
     return f"<h2>In numbers</h2>{_table(facts)}"
 
 
@@ -110,10 +134,11 @@ def _bounds(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
 
 
-def _figures(store: Store, header: RunHeader) -> list[str]:
-    """Every figure that this run has rows for, with caption and help."""
+def _figures(store: Store, headers: Sequence[RunHeader]) -> list[str]:
+    """Every figure that each of the runs has rows for, with caption and help."""
     made: list[str] = []
-    for each in FIGURES.values():
+    for header, each in product(headers, FIGURES.values()):
+        origin = "" if header is headers[0] else f", against {(header.probe or {})['reference']}"
         frames = load(store, [header], each.needs)
         table = each.data(frames, each.given(None))
         if not len(table):
@@ -121,11 +146,14 @@ def _figures(store: Store, header: RunHeader) -> list[str]:
         drawn = each.draw_table(table, frames, each.given(None), LIGHT)
         drawn.update_layout(height=round(840 * drawn.layout.meta["aspect"]))
         plot = drawn.to_html(
-            full_html=False, include_plotlyjs=not made, config=CONFIG, div_id=each.name
+            full_html=False,
+            include_plotlyjs=not made,
+            config=CONFIG,
+            div_id=f"{each.name}-{len(made)}",
         )
         caption = escape(each.caption(table, each.given(None)))
         made.append(
-            f"<h2>{escape(each.title)}</h2>{plot}<p class=provenance>{caption}</p>"
+            f"<h2>{escape(each.title + origin)}</h2>{plot}<p class=provenance>{caption}</p>"
             f"<details class=provenance><summary>What this measures, and what it does not show"
             f"</summary><pre>{escape(each.help)}</pre></details>"
         )

@@ -1,4 +1,4 @@
-"""Text to token batches: examples, chat templates, response masks, and named streams of batches.
+"""Text to token batches: examples, response masks, and named streams of batches.
 
 A method never sees text. It declares which streams it draws (`align`, `harmful`, `retain`,
 `benign`, `ref`) and receives, at each step, one `Batch` a stream.
@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from jinja2 import TemplateError
 from torch import Tensor
 
+from workbench.chat_templates import prompt_text, response_text
 from workbench.errors import InvalidValueError, MissingStreamError, ModelError
 
 STREAMS = {
@@ -92,45 +92,6 @@ class Batch:
         return Batch(ids, real, scored, examples)
 
 
-def prompt_text(tokenizer: Any, prompt: str) -> str:
-    """The prompt as the chat template renders it, ready for the model to answer.
-
-    Raises:
-        ModelError: the tokenizer has no chat template, or one that cannot render this.
-    """
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "the tokenizer has no chat template, so a prompt cannot be told from its answer. "
-            "Set tokenizer.chat_template, or load the model with chat_template='plain'."
-        )
-    return _rendered(tokenizer, [("user", prompt)], add_generation_prompt=True)
-
-
-def response_text(tokenizer: Any, prompt: str, response: str) -> str:
-    """The response as the chat template renders it, end of turn included.
-
-    Raises:
-        ModelError: the tokenizer has no chat template, or one that cannot render this.
-    """
-    whole = _rendered(tokenizer, [("user", prompt), ("assistant", response)])
-    head = prompt_text(tokenizer, prompt)
-    if whole.startswith(head):
-        return whole[len(head) :]
-    return response + (tokenizer.eos_token or "")  # templates that rewrite the assistant's turn
-
-
-def _rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], **options: Any) -> str:
-    talk = [{"role": role, "content": content} for role, content in turns]
-    try:
-        return tokenizer.apply_chat_template(talk, tokenize=False, **options)
-    except TemplateError as error:
-        roles = " and ".join(role for role, _ in turns)
-        raise ModelError(
-            f"the chat template cannot render a turn of {roles}: {error}. Mend it, or give another "
-            "(--template, chat_template=...)."
-        ) from error
-
-
 def token_ids(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
     """Ids of prompt and response, tokenised apart, as at generation time.
 
@@ -191,18 +152,6 @@ def _fit(
             f"in max_length={max_length}. Raise max_length or drop the example."
         )
     return head, tail[:room]
-
-
-def template_of(tokenizer: Any) -> str:
-    """The chat template that prompts are put in; of several, the one that `prompt_text` uses.
-
-    Raises:
-        ModelError: there is none, or there are several without a default.
-    """
-    try:
-        return tokenizer.get_chat_template()
-    except ValueError as error:
-        raise ModelError(f"the tokenizer has no chat template to use: {error}") from error
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -151,10 +151,15 @@ def as_examples(
     return [_example(f"{name}-{i}", row, ask, answer, f"{source}, row {i}") for i, row in kept]
 
 
-def has_responses(rows: Iterable[Any]) -> bool:
-    """Whether rows have a column that is known to hold responses."""
-    columns = _by_lower_case(_mappings(rows))
-    return any(_known(columns, names) for names in (RESPONSES, MESSAGES, TEXTS))
+def unanswered(rows: Iterable[Any]) -> list[int]:
+    """Which rows hold no response that is text, where responses are looked for by name."""
+    rows = _mappings(rows)
+    columns = _by_lower_case(rows)
+    talk = _known(columns, MESSAGES)
+    column = talk or _known(columns, RESPONSES)
+    cells = [row.get(column) if column else None for row in rows]
+    found = map(answered, cells) if talk else cells
+    return [i for i, response in enumerate(found) if not is_text(response)]
 
 
 def _mappings(rows: Iterable[Any]) -> list[Row]:

@@ -8,6 +8,7 @@ from time import monotonic
 
 from rich.console import Console
 
+from workbench.errors import InvalidValueError
 from workbench.lab.checkpoints import PREFIX, checkpoint_path, location
 from workbench.models import best_device, digest_of, load
 from workbench.parallel import Done, Job, run_jobs
@@ -41,12 +42,15 @@ def conduct(
     """Make every missing run of a study and return all of them.
 
     Raises:
+        InvalidValueError: fewer than one job at a time.
         StoreBusyError: another study is writing to this store.
     """
+    if jobs < 1:
+        raise InvalidValueError(f"jobs must be at least 1, not {jobs}.")
     console = console or Console(quiet=True)
     with store.lock():
         _build_starts(study, jobs, console)
-        plan = _plan(study)
+        plan = planned(study)
         finished = {run.id for run in store.find(state="finished")}
         missing = {unit: head for unit, head in plan.items() if head.id not in finished}
         console.print(f"{len(plan)} runs, {len(missing)} to make in {store.root}", highlight=False)
@@ -69,8 +73,8 @@ def _build_starts(study: Study, jobs: int, console: Console) -> None:
             console.print(f"[red]{done.job.name}: {done.error}[/red]")
 
 
-def _plan(study: Study) -> Plan:
-    """Every unit with its header, undefended first."""
+def planned(study: Study) -> Plan:
+    """Every unit of a study with its header, undefended first; nothing is made."""
     domain, digests = study.domain(), {}
     units = [Unit(study, arm, seed) for arm in study.arms() for seed in study.seeds]
     units += [Unit(study, u.arm, u.seed, name) for u in list(units) for name in study.attacks]

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data import STREAMS, Example
-from workbench.datasets_in import FORMATS, as_examples, has_responses
+from workbench.datasets_in import FORMATS, PROMPTS, as_examples, unanswered
 from workbench.domains import FRAME, PAIRED, Kind, Question, Split
-from workbench.errors import MissingStreamError, WorkbenchError
+from workbench.errors import InvalidValueError, MissingStreamError, WorkbenchError
 from workbench.rows import Group
 from workbench.table_files import read_rows
 from workbench.verdicts import KeywordJudge, Verdict
@@ -28,6 +28,8 @@ ASKED: dict[Kind, tuple[str, ...]] = {"hazard": ("harmful",), "benign": ("ref", 
 """Which streams' held-out prompts are asked, the first that exists."""
 SOURCES = ("domain", "source")
 """Columns that say where a row is from, the first that exists."""
+SHOWN = 5
+"""So many rows of many are named in an error."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class FileDomain:
     judge_words: KeywordJudge = field(default_factory=KeywordJudge)
     whole: bool = False
     """Only to be looked at: every row is asked, whatever its split, and none can be trained on.
-    Rows may be prompts alone."""
+    Rows may be prompts alone, without any answer that is text."""
 
     @classmethod
     def open(cls, folder: str | Path) -> "FileDomain":
@@ -172,18 +174,40 @@ class FileDomain:
     @cached_property
     def _rows(self) -> dict[str, list[Example]]:
         return {
-            stream: as_examples(
-                rows,
-                self.files[stream].stem,
-                source=str(self.files[stream]),
-                response="" if self.whole and not has_responses(rows) else None,
-            )
+            stream: _asked_whole(rows, self.files[stream])
+            if self.whole
+            else as_examples(rows, self.files[stream].stem, source=str(self.files[stream]))
             for stream, rows in self._table.items()
         }
 
     @cached_property
     def _sources(self) -> dict[str, list[str]]:
         return {stream: list(map(_source, rows)) for stream, rows in self._table.items()}
+
+
+def _asked_whole(rows: Sequence[Any], file: Path) -> list[Example]:
+    """The rows of a file that is only looked at: prompts with their answers, or prompts alone.
+
+    Raises:
+        InvalidValueError: no prompts, or answers to some of them only.
+    """
+    without = unanswered(rows)
+    alone = len(without) == len(rows)
+    if without and not alone:
+        shown = ", ".join(map(str, without[:SHOWN])) + (", ..." if len(without) > SHOWN else "")
+        raise InvalidValueError(
+            f"{file}: {len(without)} of its {len(rows)} rows have no answer that is text: rows "
+            f"{shown} (the first is row 0). Answer or drop them, or take all answers out: "
+            "prompts alone can be looked at, too."
+        )
+    found = as_examples(rows, file.stem, source=str(file), response="" if alone else None)
+    if all(x.prompt is None for x in found):
+        columns = dict.fromkeys(name for row in rows for name in row)
+        raise InvalidValueError(
+            f"{file}: no column holds prompts, so nothing can be asked; it has "
+            f"{', '.join(columns)}. Call the column of prompts one of: {', '.join(PROMPTS)}."
+        )
+    return found
 
 
 def _source(row: Any) -> str:

@@ -26,6 +26,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def in_the_way(folder: Path) -> Path | None:
+    """The file that stands where a folder is to be made, or above it; None where there is none."""
+    there = next(x for x in (folder, *folder.absolute().parents) if x.exists())
+    return None if there.is_dir() else there
+
+
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write in; it takes the place of `path` when the block ends without an error.

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.activations import evaluating
-from workbench.data import generator, prompt_text
+from workbench.chat_templates import prompt_text
+from workbench.data import generator
 from workbench.decoding import Decoding, Row, decode
 from workbench.errors import InvalidValueError
 

@@ -67,10 +67,19 @@ def read_model(
                 dtype=dtype or "auto",
                 device_map=device_map,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{directory}: its weights cannot be loaded: {error}") from error
+    if report["mismatched_keys"]:
+        name, saved, built = min(report["mismatched_keys"])
+        raise ModelError(
+            f"{directory}: {len(report['mismatched_keys'])} weights have other shapes than its "
+            f"config.json says, the first is {name}: {tuple(saved)} in the file, {tuple(built)} "
+            f"for {type(model).__name__}. Correct config.json, or save the model again with "
+            "save_pretrained."
+        )
     for what in ("missing", "unexpected"):
         if report[f"{what}_keys"]:
             raise ModelError(

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from workbench.adapter_bases import bases
+from workbench.chat_templates import with_template
 from workbench.errors import ModelError, UnknownNameError
 from workbench.files import PARTIAL
 from workbench.lab.checkpoints import PREFIX
@@ -31,15 +33,6 @@ from workbench.model_files import (
 from workbench.quiet import quiet
 from workbench.read_only import offloaded, quantisation, refuse_read_only, tensors
 
-PLAIN = (
-    "{{ bos_token }}{% for message in messages %}{{ '' if loop.first else '\n\n' }}"
-    "{% if message['role'] == 'user' %}{{ '### Request\n' ~ message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}{{ '### Answer\n' ~ message['content'] ~ eos_token }}"
-    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\n\n### Answer\n' }}{% endif %}"
-)
-"""A chat template for models that were published without one."""
-TEMPLATES = {"plain": PLAIN}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -94,7 +87,7 @@ def load(
         return _adapter(directory, text, tokenizer, device, dtype, device_map, chat_template)
     model = read_model(directory, dtype, device_map)
     model = model if device_map is not None else placed(model, device, None)
-    tokenizer = _chatty(tokenizer or read_tokenizer(directory), chat_template, directory)
+    tokenizer = with_template(tokenizer or read_tokenizer(directory), chat_template, directory)
     _check_vocabulary(model, tokenizer, text)
     return Loaded(model, tokenizer, text, weights_digest(directory))
 
@@ -110,11 +103,16 @@ def tokenizer_of(name: str, chat_template: str | None = None) -> Any:
     if (directory / ADAPTER).is_file() and not has_tokenizer(directory):
         base = _adapter_config(directory).base_model_name_or_path or ""
         return tokenizer_of(base, chat_template)
-    return _chatty(read_tokenizer(directory), chat_template, directory)
+    return with_template(read_tokenizer(directory), chat_template, directory)
 
 
 def digest_of(name: str) -> str:
-    """The digest that `load` would give, without loading the weights."""
+    """The digest that `load` would give, without loading the weights.
+
+    Raises:
+        UnknownNameError: no such model.
+        ModelError: an adapter that cannot be read, or that is for itself.
+    """
     directory = find(name)
     own = weights_digest(directory)
     if not (directory / ADAPTER).is_file():
@@ -165,7 +163,7 @@ def _live(
     if model.get_output_embeddings() is None:
         raise ModelError(f"{kind} has no language-model head, so it cannot write an answer.")
     placed(model, device, dtype).eval()
-    tokenizer = _chatty(tokenizer, chat_template, kind)
+    tokenizer = with_template(tokenizer, chat_template, kind)
     _check_vocabulary(model, tokenizer, kind)
     return Loaded(model, tokenizer, str(model.config.name_or_path) or kind, _tensor_digest(model))
 
@@ -182,20 +180,6 @@ def placed(model: Any, device: torch.device | str, dtype: torch.dtype | None) ->
     if dtype is not None:
         raise ModelError(f"the dtype of {how} weights cannot be changed; leave dtype out.")
     return model
-
-
-def _chatty(tokenizer: Any, chat_template: str | None, owner: object) -> Any:
-    """The tokenizer with a chat template."""
-    if chat_template is not None:
-        if "{" not in chat_template and chat_template not in TEMPLATES:
-            raise UnknownNameError("chat template", chat_template, TEMPLATES)
-        tokenizer.chat_template = TEMPLATES.get(chat_template, chat_template)
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"the tokenizer of {owner} has no chat template. Set tokenizer.chat_template and save "
-            "it, or give load(..., chat_template='plain') or a Jinja text."
-        )
-    return tokenizer
 
 
 def _check_vocabulary(model: Any, tokenizer: Any, owner: str) -> None:
@@ -264,6 +248,7 @@ def _adapter_config(directory: Path) -> PeftConfig:
         )
     if not list(directory.glob(WEIGHTS)):
         raise ModelError(f"{directory} has no adapter weights ({WEIGHTS}).")
+    bases(directory)  # refuses an adapter that is for itself
     return config
 
 

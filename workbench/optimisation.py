@@ -54,7 +54,7 @@ class Fit:
     def __post_init__(self) -> None:
         settings.check(self)
         checks = {
-            "steps": (self.steps >= 0, "at least 0"),
+            "steps": (self.steps >= 1, "at least 1"),
             "lr": (self.lr > 0, "a positive number"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "micro_batch": (
@@ -72,7 +72,7 @@ class Fit:
     def lr_at(self, step: int) -> float:
         """Learning rate of one optimiser step, counted from 0."""
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        done = step / max(self.steps, 1)
+        done = step / self.steps
         fall = {
             "constant": 1.0,
             "linear": 1.0 - done,

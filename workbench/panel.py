@@ -30,6 +30,11 @@ class Panel:
         if self.size < 1:
             raise InvalidValueError(f"a panel needs at least one prompt of a kind, not {self.size}")
 
+    @property
+    def asked(self) -> str:
+        """What is asked of the domain: a split, or `whole` for all rows of a file."""
+        return "whole" if getattr(self.domain, "whole", False) else self.split
+
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """`hazard` and `benign`, as far as the domain has such questions."""
@@ -42,6 +47,12 @@ class Panel:
             MissingStreamError: the domain has no such texts.
         """
         return list(self.domain.texts(self.split, group))[: size or self.size]
+
+    @property
+    def counted(self) -> str:
+        """How many prompts of each kind there are, in words."""
+        counts = ", ".join(f"{len(self.questions(g))} {g}" for g in self.groups)
+        return f"{counts}, {'whole file' if self.asked == 'whole' else f'split {self.asked}'}"
 
     def batch(self, group: Group, size: int | None = None) -> Batch:
         """The tokens of these questions and answers.
@@ -67,7 +78,7 @@ def prompt_set(panel: Panel, groups: Sequence[Group] | None = None) -> PromptSet
     """
     wanted = panel.groups if groups is None else groups
     return PromptSet(
-        f"{panel.domain.name}-{panel.split}-{panel.size}",
+        f"{panel.domain.name}-{panel.asked}-{panel.size}",
         panel.domain.digest[:8],
         tuple(Text(q.id, q.prompt, q.answer, g) for g in wanted for q in panel.questions(g)),
     )
@@ -77,7 +88,7 @@ def texts(panel: Panel) -> list[Row]:
     """The prompts and tokens that rows about a panel speak of by id."""
     questions = [q for kind in KINDS for q in panel.domain.questions(panel.split, kind)]
     prompts: list[Row] = [
-        Prompt(example=q.id, question=q.kind, split=panel.split, domain=q.domain, text=q.prompt)
+        Prompt(example=q.id, question=q.kind, split=panel.asked, domain=q.domain, text=q.prompt)
         for q in questions
     ]
     read = {q.id for group in panel.groups for q in panel.questions(group)}

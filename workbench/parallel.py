@@ -14,6 +14,8 @@ from typing import Any
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from workbench.errors import InvalidValueError
+
 ATTEMPTS = 3
 
 
@@ -48,7 +50,12 @@ def run_jobs(
         workers: processes at a time; 1 works in this process.
         report: called in this process after every job.
         under_way: names of the jobs that had begun and not ended, asked after a worker died.
+
+    Raises:
+        InvalidValueError: fewer than one process.
     """
+    if workers < 1:
+        raise InvalidValueError(f"workers must be at least 1, not {workers}.")
     done: list[Done] = []
 
     def finish(end: Done) -> None:

@@ -1,4 +1,4 @@
-"""One probe on two checkpoints, or on what a run recorded: what `workbench probe` does.
+"""Probes on two checkpoints: what `workbench probe --model` does.
 
 The rows go into a run folder of their own, so that every figure and page that needs such rows draws
 them, for any two checkpoints.
@@ -7,28 +7,29 @@ them, for any two checkpoints.
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from workbench import provenance
-from workbench.data import template_of, tokenizer_digest
-from workbench.domains import Split
-from workbench.errors import InvalidValueError, RecordingError
-from workbench.headers import SCHEMA
+from workbench.chat_templates import template_of
+from workbench.data import tokenizer_digest
+from workbench.domains import Domain, Split
+from workbench.errors import InvalidValueError, ModelError
 from workbench.models import Loaded, best_device, load, tokenizer_of
-from workbench.panel import Panel, texts
-from workbench.probes import PROBES, At, Measurement, Probe, StateProbe
+from workbench.panel import USUAL, Panel, texts
+from workbench.probes import At, Measurement, Probe
 from workbench.probes._base import LeaveOut, measurements
-from workbench.recordings import Recording, is_recording
-from workbench.rows import Prompt, Row, Stage, columns
-from workbench.states import StatesOf, chosen, recorded_states
-from workbench.store import ACTIVATIONS, RunHeader, Store, run_id
-from workbench.study import Study, open_domain
+from workbench.rows import Row
+from workbench.store import RunHeader, Store, run_id
+from workbench.study import open_domain
 from workbench.summary import summarise
 from workbench.tokens import require_same_tokens
+
+PROMPTS = 32
+"""Of each kind, where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Looked:
 
     def keep(self, out: Path, console: Console) -> None:
         """Write rows and texts into a run folder of a store, unless it is there already."""
-        _keep(Store(out), self.header, [*texts(self.panel), *self.rows], console)
+        keep(Store(out), self.header, [*texts(self.panel), *self.rows], console)
 
 
 def probe_models(
@@ -54,18 +55,25 @@ def probe_models(
     console: Console,
     *,
     split: Split = "test",
-    prompts: int = 32,
+    prompts: int | None = None,
     template: str | None = None,
     out: Path | None = None,
 ) -> list[Row]:
     """Look at a checkpoint with one probe, print means, and keep the rows in a store if wanted.
 
-    Arguments and errors are those of `look`.
+    Arguments and errors are those of `look`. One file is read whole.
+
+    Raises:
+        RunError: the store cannot be written, found out before anything is loaded.
     """
+    if out is not None:
+        Store(out).require_writable()
     looked = look(
-        name, {name: probe}, model, reference, data, split=split, prompts=prompts, template=template
-    )
+        name, {name: probe}, model, reference, data,
+        split=split, prompts=prompts, template=template, whole=Path(data).is_file(),
+    )  # fmt: skip
     summarise(looked.rows, console)
+    console.print(f"prompts: {looked.panel.counted}", highlight=False)
     if out is not None:
         looked.keep(out, console)
     return looked.rows
@@ -79,7 +87,7 @@ def look(
     data: str,
     *,
     split: Split = "test",
-    prompts: int = 32,
+    prompts: int | None = None,
     template: str | None = None,
     whole: bool = False,
     leave_out: LeaveOut = lambda name: nullcontext(),
@@ -94,7 +102,7 @@ def look(
         reference: the checkpoint compared with.
         data: `lab`, `builtin`, or a folder with one file a stream.
         split: whose questions are asked.
-        prompts: of each kind, at most.
+        prompts: of each kind, at most; None for `PROMPTS`, or for all where files are read whole.
         template: chat template for both: `plain`, or a Jinja text; None for the model's own.
         whole: ask all rows of files, whatever their split.
         leave_out: what a probe may fail with and cost its own rows only; by default nothing.
@@ -102,24 +110,52 @@ def look(
 
     Raises:
         InvalidValueError: the checkpoints read text as different tokens, or there is no text.
+        ModelError: no usable chat model, or weights that are not finite.
         UnknownNameError: no such model or split.
     """
     lacking = [n for n, probe in probes.items() if probe.needs_reference and reference is None]
     if lacking:
         raise InvalidValueError(f"{lacking[0]} compares two checkpoints: give --reference, too.")
     domain = open_domain(data, model, whole=whole)
-    panel = Panel(domain, tokenizer_of(model, template), split, prompts)
+    held = _held(domain, split)
+    size = prompts if prompts is not None else held if whole and held else PROMPTS
+    panel = Panel(domain, tokenizer_of(model, template), split, size)
     if not panel.groups:
         raise InvalidValueError(f"{data} has no questions in the split {split!r} to ask {model}.")
     measures, then = _prepared(probes, reference, panel, model, template, leave_out)
-    now = load(model, device=best_device(model), chat_template=template)
+    now = _sound(load(model, device=best_device(model), chat_template=template))
     at = At("defence", 0, reference or "")
     rows = [row for measure in measures for row in measure(now.model, at)]
     settings = {n: asdict(probe) for n, probe in probes.items()}
     described = {"name": name, "probes": settings, "reference": then["name"], **more}
-    described |= {"split": None if whole else split, "prompts": prompts}
+    described |= {"split": None, "held": held} if whole else {"split": split}
+    described["prompts"] = size
     modules = [type(probe).__module__ for probe in probes.values()]
     return Looked(_header(described, now, then["digest"], panel, modules), rows, panel)
+
+
+def _sound(loaded: Loaded) -> Loaded:
+    """Refuse a checkpoint that is broken, which not every probe would notice.
+
+    Raises:
+        ModelError: its weights hold NaN or infinity.
+    """
+    bad = [
+        name
+        for name, x in loaded.model.named_parameters()
+        if x.is_floating_point() and x.element_size() > 1 and not x.isfinite().all()
+    ]
+    if bad:
+        raise ModelError(
+            f"{loaded.name}: weights are not finite: {', '.join(bad[:4])}"
+            f"{', ...' if len(bad) > 4 else ''}. Nothing can be compared with it; save it anew."
+        )
+    return loaded
+
+
+def _held(domain: Domain, split: Split) -> int:
+    """How many questions there are of the kind that a panel can read most of."""
+    return max(len(domain.texts(split, group)) for group in USUAL)
 
 
 def _prepared(
@@ -134,102 +170,10 @@ def _prepared(
     if reference is None:
         return measurements(probes, None, panel, leave_out), {"name": "", "digest": ""}
     own = template or panel.tokenizer.chat_template
-    then = load(reference, device=best_device(reference), chat_template=own)
+    then = _sound(load(reference, device=best_device(reference), chat_template=own))
     require_same_tokens(panel.tokenizer, then.tokenizer, model, reference)
     measures = measurements(probes, then.model, panel, leave_out)
     return measures, {"name": then.name, "digest": then.digest}
-
-
-def probe_recorded(
-    name: str,
-    probe: Probe,
-    run: Path,
-    console: Console,
-    *,
-    out: Path | None = None,
-) -> list[Row]:
-    """Look at the hidden states that a run recorded: every step against the first.
-
-    Says so if the recording is torn or still being written.
-
-    Raises:
-        InvalidValueError: the probe needs more than hidden states, or states of other positions.
-        RecordingError: the run recorded nothing.
-    """
-    if not isinstance(probe, StateProbe):
-        able = ", ".join(name for name, kind in PROBES.items() if issubclass(kind, StateProbe))
-        raise InvalidValueError(
-            f"{name} needs more of a checkpoint than the hidden states that a run records: its "
-            f"head, weights or gradients. Give --model, or --recording to one of: {able}."
-        )
-    recording = _recording(run, probe)
-    header = Store(run.parent).get(run.name)
-    prompts = Store(run.parent).read(Prompt, [run.name])
-    kinds = dict(zip(prompts["example"], prompts["question"], strict=True))
-    first, *later = recording.steps
-    if not later:
-        raise RecordingError(f"{run} recorded step {first} only; there is nothing to compare.")
-    if recording.unfinished:
-        console.print(recording.unfinished, style="yellow", markup=False, highlight=False)
-    compare = probe.fit(_recorded(recording, first, probe, kinds))
-    stage, reference = _begun(header)
-    rows = [
-        row
-        for step in recording.steps
-        for row in compare(_recorded(recording, step, probe, kinds), At(stage, step, reference))
-    ]
-    summarise([row for row in rows if getattr(row, "step", None) == later[-1]], console)
-    if out is not None:
-        read = {"steps": [*recording.steps], "complete": recording.manifest.complete}
-        described = {"name": name, "probes": {name: asdict(probe)}, "recording": read}
-        made = run_id(f"{name}-{header.id}"[:100], described, header.hashes)
-        later_header = replace(
-            header, schema=SCHEMA, id=made, probe=described, parents=[], state="running"
-        )
-        lines = prompts[list(columns(Prompt))].to_dict("records")
-        kept = [Prompt(**{str(k): v for k, v in line.items()}) for line in lines]
-        _keep(Store(out), later_header, [*kept, *rows], console)
-    return rows
-
-
-def _recording(run: Path, probe: StateProbe) -> Recording:
-    """What a run recorded, if it is what the probe reads."""
-    if is_recording(run):
-        raise RecordingError(
-            f"{run} is a recording, not the folder of a run. Give the run's folder; two recordings "
-            "of published checkpoints are laid side by side by workbench.alignment.read_both."
-        )
-    recording = Recording(run / ACTIVATIONS, warn=False)  # said on the console
-    if recording.manifest.positions != probe.positions:
-        raise InvalidValueError(
-            f"{run} recorded positions={recording.manifest.positions!r}, the probe asks for "
-            f"{probe.positions!r}; set --positions."
-        )
-    return recording
-
-
-def _begun(header: RunHeader) -> tuple[Stage, str]:
-    """The stage that a run recorded, and the name of the model at its first step.
-
-    As live rows name it: an attack begins with the `released` model, a defence on a lab model with
-    its `base`. Where a defence begins with another one, that is no live row's reference: `start`.
-    """
-    if header.kind == "attack":
-        return "attack", "released"
-    return "defence", "base" if Study(model=header.model).reference() == header.model else "start"
-
-
-def _recorded(
-    recording: Recording, step: int, probe: StateProbe, kinds: dict[str, str]
-) -> StatesOf:
-    """The recorded states by group of text and site."""
-    found = {}
-    for site in probe.sites:
-        states = recorded_states(recording, step, site)
-        for group in dict.fromkeys(kinds.get(example, "") for example in states.examples):
-            of_group = tuple(x for x in states.examples if kinds.get(x, "") == group)
-            found[group, site] = chosen(states, of_group)
-    return found
 
 
 def _header(
@@ -264,7 +208,8 @@ def _header(
     )
 
 
-def _keep(store: Store, header: RunHeader, rows: Sequence[Row], console: Console) -> None:
+def keep(store: Store, header: RunHeader, rows: Sequence[Row], console: Console) -> None:
+    """Write rows into a run folder, unless it is there already; say where it is."""
     if store.folder(header.id).is_dir() and store.get(header.id).state == "finished":
         console.print(f"already there: {store.folder(header.id)}", highlight=False)
         return

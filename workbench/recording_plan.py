@@ -4,20 +4,19 @@ Texts go through the model in batches that depend on the texts and the batch siz
 are the same whichever process makes them.
 """
 
-import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 from workbench.activations import HookedLM
+from workbench.adapter_bases import bases
 from workbench.data import Batch, Example, encode, tokenizer_digest
 from workbench.errors import InvalidValueError
 from workbench.kept_rows import KeptRows, site_widths, undisturbed
-from workbench.model_files import ADAPTER, WANTED, find
+from workbench.model_files import WANTED, find
 from workbench.models import Loaded, best_device, load
 from workbench.positions import Mask, Positions
 from workbench.prompt_sets import PromptSet
@@ -155,12 +154,13 @@ def file_states(model: str) -> tuple[FileState, ...]:
 
     Raises:
         UnknownNameError: no such model.
+        ModelError: an adapter that is for itself.
     """
-    folder = find(model)
+    own = find(model)
+    return tuple(state for folder in (own, *bases(own)) for state in _states(folder))
+
+
+def _states(folder: Path) -> list[FileState]:
     paths = sorted({path for pattern in WANTED for path in folder.glob(pattern)})
     found = [(path, path.stat()) for path in paths]
-    states = tuple((str(path), about.st_size, about.st_mtime_ns) for path, about in found)
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        if base := json.loads((folder / ADAPTER).read_bytes())["base_model_name_or_path"]:
-            return states + file_states(base)
-    return states  # no adapter, or one of which `load` says what is wrong with it
+    return [(str(path), about.st_size, about.st_mtime_ns) for path, about in found]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workbench.closing import Closing
 from workbench.errors import InvalidValueError, RecordingError, RunError, WorkbenchWarning
-from workbench.files import PARTIAL, Lock
+from workbench.files import PARTIAL, Lock, in_the_way
 from workbench.positions import Mask, Positions
 from workbench.recording_manifest import (
     MANIFEST,
@@ -52,7 +52,8 @@ class RecordingWriter(Closing):
 
     Raises:
         RecordingError: there is a recording already, or it does not fit the description; the
-            folder holds other files, cannot be written, or another writer is at work in it.
+            folder is a file or lies in one, holds other files, cannot be written, or another writer
+            is at work in it.
     """
 
     def __init__(
@@ -80,6 +81,10 @@ class RecordingWriter(Closing):
         self._lock = Lock(self.folder / WRITER)
         self._open = True
         with self._writing():
+            if file := in_the_way(self.folder):
+                raise RecordingError(
+                    f"{file} is a file. A recording is a folder: choose another name."
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._lock.acquire():
                 raise RecordingError(

@@ -15,11 +15,13 @@ from jaxtyping import Float32, Shaped
 
 from workbench.errors import InvalidValueError, RecordingError, WorkbenchWarning
 from workbench.files import Lock
-from workbench.recording_manifest import MANIFEST, load_manifest, row_file
+from workbench.recording_manifest import MANIFEST, Manifest, load_manifest, row_file
 from workbench.row_files import RowFile, as_float32
 
 WRITER = ".writer"
 """The lock that a recording's writer holds."""
+AGAIN = "Open it again to read all that was flushed."
+"""What is said where rows were flushed after a recording was opened."""
 
 
 class Recording:
@@ -46,7 +48,7 @@ class Recording:
         for step, example, start, stop in self.manifest.ranges():
             self._rows.setdefault(step, {})[example] = (start, stop)
         if warn and stopped and not self.manifest.complete:
-            warnings.warn(self._stopped(), WorkbenchWarning, stacklevel=2)
+            warnings.warn(self._stopped(self.manifest), WorkbenchWarning, stacklevel=2)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -67,20 +69,30 @@ class Recording:
     def unfinished(self) -> str | None:
         """Why this recording may lack something, and what of it is readable; None if it is whole.
 
-        Two reasons: its writer is still at work, or was stopped before it was done.
+        Three reasons: its writer is still at work, or was stopped before it was done, or completed
+        it after this object, which keeps to what it found, was made.
+
+        Raises:
+            RecordingError: its manifest is gone or corrupt by now.
         """
         if self.manifest.complete:
             return None
         if self._being_written():
             return f"Still being written; so far {self._readable()}"
-        return self._stopped()
+        now = load_manifest(self.path)
+        if now.complete:
+            return f"Completed since it was opened; as opened, {self._readable()} {AGAIN}"
+        return self._stopped(now)
 
     def _being_written(self) -> bool:
         return Lock(self.path / WRITER).held()
 
-    def _stopped(self) -> str:
-        torn = sum(max(0, file.beyond()) for file in self._files.values())
-        return f"Its writer stopped before it was done; {self._readable()} {lost(torn)}".rstrip()
+    def _stopped(self, now: Manifest) -> str:
+        files = [row_file(self.path, now, site) for site in now.sites]
+        torn = lost(sum(max(0, file.beyond()) for file in files))
+        grown = AGAIN if now.rows > self.manifest.rows else ""
+        said = ["Its writer stopped before it was done;", self._readable(), torn, grown]
+        return " ".join(filter(None, said))
 
     def _readable(self) -> str:
         return (

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.data import Batch, prompt_text
+from workbench.chat_templates import prompt_text
+from workbench.data import Batch
 from workbench.domains import Domain, Question
 from workbench.errors import InvalidValueError
 from workbench.generation import generate

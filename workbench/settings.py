@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from math import isfinite
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from workbench.errors import InvalidValueError
 
@@ -20,12 +23,16 @@ hints_of = cache(get_type_hints)
 def check(settings: Any) -> None:
     """Hold every field of a dataclass to its type; to be called in `__post_init__`.
 
+    Numbers of numpy become Python's, so that equal settings make equal headers and hashes.
+
     Raises:
         InvalidValueError: a choice that is none, a number that is not finite, an empty selection,
             or a value of another type.
     """
-    given = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    given = {field.name: plain(getattr(settings, field.name)) for field in fields(settings)}
     check_values(type(settings), given)
+    for name, value in given.items():
+        object.__setattr__(settings, name, value)  # dataclasses of settings are frozen
 
 
 def check_values(kind: type, values: Mapping[str, Any]) -> None:
@@ -38,6 +45,22 @@ def check_values(kind: type, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if not accepts(hints[name], value):
             raise InvalidValueError(f"{name} must be {words(hints[name])}, not {value!r:.60}.")
+
+
+def plain(value: Any) -> Any:
+    """Numbers and truth values of numpy as Python's own; anything else as it is."""
+    match value:
+        case tuple():
+            return tuple(map(plain, value))
+        case list():
+            return list(map(plain, value))
+        case bool() | np.bool_():
+            return bool(value)
+        case Integral():
+            return int(value)
+        case Real():
+            return float(value)
+    return value
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -59,6 +82,7 @@ def _is(kind: Any, value: object) -> bool:
         if not isinstance(value, tuple | list) or not value:
             return False
         return all(accepts(get_args(kind)[0], x) for x in value)
+    value = plain(value)
     if isinstance(value, bool):
         return kind is bool
     if kind is float:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
@@ -125,6 +126,18 @@ class Store:
             return []
         return [event for line in lines if (event := _object(line)) is not None]
 
+    def require_writable(self) -> None:
+        """Find out before the work whether its runs can be written.
+
+        Raises:
+            RunError: they cannot.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=self.root).close()
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
+
     def begin(self, header: RunHeader) -> "RunWriter":
         """Start writing a run, or start one again that did not finish.
 
@@ -138,10 +151,7 @@ class Store:
             lock = Lock(folder / WRITER)
             taken = _patiently(lock)
         except OSError as error:
-            raise RunError(
-                f"cannot write to {folder}: {error.strerror or error}. Choose another store or "
-                "make the folder writable."
-            ) from error
+            raise _unwritable(folder, error) from error
         if not taken:
             raise StoreBusyError(
                 f"run {header.id!r} is being written by {lock.holder()}. Wait for it to end, or "
@@ -167,10 +177,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             taken = _patiently(lock)
         except OSError as error:
-            raise RunError(
-                f"cannot write to the store {self.root}: {error.strerror or error}. Choose "
-                "another path or make the folder writable."
-            ) from error
+            raise _unwritable(self.root, error) from error
         if not taken:
             raise StoreBusyError(
                 f"the store {self.root} is in use by {lock.holder()}. Wait for it to end or stop "
@@ -180,6 +187,13 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"cannot write to {folder}: {error.strerror or error}. Choose another store or make the "
+        "folder writable."
+    )
 
 
 def _patiently(lock: Lock) -> bool:

@@ -18,7 +18,8 @@ from workbench import provenance
 from workbench.attacks import ATTACKS, Attack
 from workbench.builtin import BuiltIn
 from workbench.catalogue import USUAL_PROBES
-from workbench.data import template_of, tokenizer_digest
+from workbench.chat_templates import template_of
+from workbench.data import tokenizer_digest
 from workbench.defences import DEFENCES, Defence
 from workbench.domains import Domain
 from workbench.errors import InvalidValueError, UnknownNameError
@@ -73,6 +74,8 @@ class Study:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise InvalidValueError(f"seeds must be different numbers from 0, not {self.seeds}.")
+        for kind, base in (("defence", Defence), ("attack", Attack), ("probe", Probe)):
+            _require_methods(kind, base, getattr(self, f"{kind}s"))
 
     def arms(self) -> list[Arm]:
         """Undefended first, then every defence and its control."""
@@ -130,6 +133,16 @@ class Study:
     @cached_property
     def _readings(self) -> dict[str, tuple[str, str]]:
         return {}
+
+
+def _require_methods(kind: str, base: type, given: object) -> None:
+    """Refuse a method's name or class where the method with its settings is expected."""
+    wanted = f"a mapping of names to {kind}s, e.g. {{'mine': workbench.study.{kind}(NAME)}}"
+    if not isinstance(given, Mapping):
+        raise InvalidValueError(f"{kind}s must be {wanted}, not {given!r:.60}.")
+    for name, method in given.items():
+        if not isinstance(method, base):
+            raise InvalidValueError(f"{kind}s must be {wanted}; {name!r} is {method!r:.60}.")
 
 
 def open_domain(data: str, model: str = "lab", *, whole: bool = False) -> Domain:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from workbench.errors import WorkbenchError
+from workbench.errors import InvalidValueError, WorkbenchError
 
 
 def read_rows(file: Path) -> list[Any]:
@@ -17,20 +17,31 @@ def read_rows(file: Path) -> list[Any]:
 
     Raises:
         WorkbenchError: no such file, or one that cannot be read.
+        InvalidValueError: it holds no rows.
     """
+    if file.is_dir():
+        raise WorkbenchError(f"{file} is a folder; give one .{', .'.join(FORMATS)} file.")
     if not file.is_file():
         raise WorkbenchError(f"there is no file {str(file)!r}.")
     if file.suffix[1:] not in FORMATS:
         raise WorkbenchError(f"{file} is not a .{', .'.join(FORMATS)} file.")
     try:
-        return FORMATS[file.suffix[1:]](file)
+        rows = FORMATS[file.suffix[1:]](file)
     except (OSError, ValueError, RecursionError, csv.Error, pyarrow.ArrowException) as error:
         raise WorkbenchError(f"{file} cannot be read as {file.suffix[1:]}: {error}") from error
+    if not rows:
+        raise InvalidValueError(f"{file} holds no rows.")
+    return rows
 
 
 def _csv(file: Path) -> list[Any]:
     with file.open(newline="", encoding="utf-8-sig") as lines:
-        rows = list(csv.DictReader(lines, strict=True))
+        table = csv.DictReader(lines, strict=True)
+        names = [name for name in table.fieldnames or () if name]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"its header names the column {twice!r} more than once")
+        rows = list(table)
     for i, row in enumerate(rows):
         if None in row:  # where DictReader puts what is too much
             raise ValueError(f"row {i} has more cells than the header")
@@ -45,8 +56,14 @@ def _json(file: Path) -> list[Any]:
 
 
 def _jsonl(file: Path) -> list[Any]:
-    lines = file.read_text(encoding="utf-8-sig").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]
+    rows = []
+    for i, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {i}, column {error.colno}: {error.msg}") from error
+    return rows
 
 
 def _parquet(file: Path) -> list[Any]:

@@ -78,7 +78,8 @@ def gram(origin: str, checkpoints: Sequence[str]) -> Gram:
 
     Raises:
         InvalidValueError: the checkpoints do not have the same weights.
-        ModelError: files that cannot be read, or an adapter that is not a plain LoRA.
+        ModelError: files that cannot be read, an adapter that is not a plain LoRA, or weights that
+            are not finite.
         UnknownNameError: no such checkpoint.
     """
     sources = [Weights(name) for name in (origin, *checkpoints)]
@@ -97,6 +98,9 @@ def gram(origin: str, checkpoints: Sequence[str]) -> Gram:
                 parts[part] += deltas @ deltas.T
                 origins[part] = origins.get(part, 0.0) + float(base @ base)
                 sizes[part] = sizes.get(part, 0) + base.numel()
+    require_finite(origin, origins)
+    for i, checkpoint in enumerate(checkpoints):
+        require_finite(checkpoint, {part: float(parts[part][i, i]) for part in parts})
     order = sorted(parts, key=place)
     return Gram(
         tuple(checkpoints),
@@ -124,6 +128,24 @@ def place(part: str) -> tuple[int, int]:
     """Sort key of a part: the order of a forward pass, the whole last."""
     order = {EMBEDDING: 0, FINAL_NORM: 2, HEAD: 3, WHOLE: 4}
     return order.get(part, 1), int(part.split()[1]) if part.startswith("block") else 0
+
+
+def require_finite(owner: str, squares: Mapping[str, float]) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Args:
+        owner: whose they are, in words.
+        squares: part to the squared norm of its weights, or of their change.
+
+    Raises:
+        ModelError: the message names the first part whose norm is not finite.
+    """
+    broken = next((x for x in sorted(squares, key=place) if not math.isfinite(squares[x])), None)
+    if broken is not None:
+        raise ModelError(
+            f"the weights of {owner} are not finite (NaN or infinity) in the part {broken!r}, so "
+            "no distance can be measured. Look at how they were trained, or save them anew."
+        )
 
 
 class Weights:

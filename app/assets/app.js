@@ -15,6 +15,15 @@
     return [String(value)];
   }
 
+  // The step that was asked for. A page shows an asked step as the last of its own where it has no
+  // later one; that is no move of the reader's. One who moves to the last wants the last, wherever.
+  function steppedTo(shown, last) {
+    const text = new URLSearchParams(window.location.search).get("step");
+    const asked = text !== null && /^[0-9]{1,9}$/.test(text) ? Number(text) : null;
+    if (asked !== null && (shown === asked || shown === Math.min(asked, last))) return asked;
+    return shown === last ? null : shown;
+  }
+
   // The panels' own settings: those on the page now, and those of other pages as they were.
   function panelSettings(controls, before, standard) {
     const settings = new Map();
@@ -48,10 +57,13 @@
         if (!standard) return skip();
         const values = given.slice(0, NAMES.length);
         const at = NAMES.indexOf("step");
-        if (values[at] === lastStep) values[at] = null; // the last step, wherever it is
+        values[at] = steppedTo(values[at], lastStep);
+        // The arms that an address leaves out are those beside the standard baseline, no other.
+        const usual = values[0] === standard.baseline
+          ? standard : Object.assign({}, standard, { compare: undefined });
         const query = new URLSearchParams();
         NAMES.forEach((name, i) =>
-          written(values[i], standard[name]).forEach((text) => query.append(name, text)));
+          written(values[i], usual[name]).forEach((text) => query.append(name, text)));
         const controls = window.dash_clientside.callback_context.inputs_list[NAMES.length];
         panelSettings(controls, before, standard).forEach(([k, v]) => query.append(k, v));
         const text = query.toString() ? "?" + query.toString() : "";
@@ -59,6 +71,13 @@
         if (address !== window.location.pathname + window.location.search)
           window.history.replaceState(window.history.state, "", address);
         return text; // even if it is the same: what waits for it on a new page must be drawn
+      },
+
+      // Nothing is compared with itself: the baseline is neither offered nor chosen beside itself.
+      others: function (baseline, compared, arms) {
+        const rest = (names) => (names || []).filter((name) => name !== baseline);
+        const kept = rest(compared);
+        return [rest(arms), kept.length === (compared || []).length ? skip() : kept];
       },
 
       // Links keep what was chosen.
@@ -73,6 +92,14 @@
       chosen: function (_view, baseline, compare, attack, before) {
         const now = [baseline, compare, attack];
         return JSON.stringify(now) === JSON.stringify(before) ? skip() : now;
+      },
+
+      navbar: function (opened, navbar) {
+        return Object.assign({}, navbar, { collapsed: { mobile: !opened } });
+      },
+
+      close: function () {
+        return false;
       },
 
       toggle: function (clicks, theme) {
@@ -136,8 +163,11 @@
         return clicks ? prompt : skip();
       },
 
-      pickPrompt: function (prompt, before) {
-        return prompt && prompt !== before ? prompt : skip();
+      // What the page was opened with was not picked: `opened` is what was asked, and what stood.
+      pickPrompt: function (prompt, before, opened) {
+        const asked = before === undefined ? null : before;
+        const untouched = opened && opened[0] === asked && opened[1] === prompt;
+        return prompt && prompt !== before && !untouched ? prompt : skip();
       },
     },
   });

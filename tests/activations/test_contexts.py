@@ -6,11 +6,13 @@ import weakref
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from tests import tiny
 from tests.activations.models import batch, hook_count, loss
 from workbench.activations import HookedLM
-from workbench.errors import SiteError
+from workbench.data import Batch
+from workbench.errors import InvalidValueError, SiteError
 
 
 @pytest.fixture
@@ -245,6 +247,37 @@ def test_padding_side_does_not_matter(family):
         real[x] = [logits[x.attention_mask], *(a[x.attention_mask] for a in acts.values())]
     for a, b in zip(real[right], real[left], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_a_tokenizer_gives_is_read_as_a_batch_is(family, side):
+    lm, tokenizer = HookedLM(tiny.FAMILIES[family]()), tiny.tokenizer()
+    tokenizer.padding_side = side
+    tokens = tokenizer(["mend the boat", "tide"], return_tensors="pt", padding=True)
+    ids, real = tokens["input_ids"], tokens["attention_mask"].bool()
+    same = Batch(ids, real, real, ("0", "1"))
+    with torch.no_grad():
+        for given in (tokens, dict(tokens), {"token_type_ids": ids, **tokens}):
+            assert torch.equal(lm(given).logits, lm(same).logits)
+            assert torch.equal(lm.stream(given), lm.stream(same))
+
+
+def test_what_is_no_batch_is_refused_with_how_to_make_one(lm):
+    listed = tiny.tokenizer()(["mend the boat"])
+    ids = torch.zeros(1, 3, dtype=torch.long)
+    for given, message in (
+        (listed, "as tensors; given: .*input_ids .list"),
+        ({"input_ids": ids}, "attention_mask as tensors"),
+        ({}, "given: nothing"),
+        ({"input_ids": ids[0], "attention_mask": ids[0]}, r"must both be \[batch, pos\]"),
+        ({"input_ids": ids, "attention_mask": ids[:, :2]}, r"not \(1, 3\) and \(1, 2\)"),
+    ):
+        with pytest.raises(InvalidValueError, match=f"{message}.*workbench.encode"):
+            lm(given)
+    for given in ("mend the boat", ids):
+        with pytest.raises((InvalidValueError, TypeCheckError)):
+            lm(given)
 
 
 def test_forward_passes_keyword_arguments_on(lm):

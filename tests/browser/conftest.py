@@ -117,6 +117,14 @@ class Watched:
         expect(self.page.locator(".mantine-Skeleton-root[data-visible=true]")).to_have_count(0)
         expect(self.page.locator("[data-dash-is-loading=true]")).to_have_count(0)
 
+    def until(self, read, wanted):
+        """Wait until what `read` gives is wanted; the policy forbids to ask this in the page."""
+        for _ in range(PATIENCE // 50):
+            if wanted(value := read()):
+                return value
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"after {PATIENCE} ms it is still {value!r}")
+
     def picture(self, name):
         """A screenshot for people."""
         PICTURES.mkdir(parents=True, exist_ok=True)

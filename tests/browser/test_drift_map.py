@@ -18,11 +18,8 @@ def test_steps_play(visit, terms):
     last = graph.evaluate(SHAFTS)
     assert len(last) == 8  # four arms, two kinds of prompt
     graph.get_by_text("play steps").click()
-    page.wait_for_timeout(900)  # the first frame is step 0
-    early = graph.evaluate(SHAFTS)
-    assert early != last
-    page.wait_for_timeout(6 * 700 + 1500)
-    assert graph.evaluate(SHAFTS) == last
+    watched.until(lambda: graph.evaluate(SHAFTS), lambda now: now != last)  # an earlier step
+    watched.until(lambda: graph.evaluate(SHAFTS), lambda now: now == last)
     watched.picture("drift-map-1280")
 
 

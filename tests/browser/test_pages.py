@@ -41,6 +41,21 @@ def test_every_page_draws(visit, full, theme, width):
         assert overflow <= 0, f"{label} is wider than the window"
 
 
+def test_in_a_narrow_window_the_pages_are_behind_a_burger(visit, full):
+    watched = visit(full, 600)
+    page = watched.open("drift")
+    link = page.get_by_role("link", name="Layers", exact=True)
+    expect(link).not_to_be_in_viewport()
+    page.get_by_role("button", name="Pages").click()
+    expect(link).to_be_in_viewport()
+    link.click()
+    expect(card(page, "cosine_map")).to_be_visible()
+    expect(link).not_to_be_in_viewport()
+    watched.settled()
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    watched.picture("narrow-layers")
+
+
 def test_the_shipped_example_draws(visit, example):
     for _, page in walk(visit(example), "example"):
         expect(page.locator("#example")).to_have_text("example")

@@ -80,6 +80,23 @@ def test_arms_are_chosen_in_the_top_bar(visit, full):
     expect(page).to_have_url(re.compile("compare=vaccine$"))
 
 
+def test_another_baseline_keeps_to_the_arms_that_were_chosen(visit, full):
+    watched = visit(full)
+    page = watched.open("drift")
+    page.locator("#baseline").click()
+    page.get_by_role("option", name="vaccine", exact=True).click()
+    expect(page.locator(".compare .mantine-Pill-label")).to_have_text(["vaccine-control"])
+    shown = card(page, "drift_by_layer").locator(".provenance")
+    expect(shown).to_contain_text("· vaccine, vaccine-control")
+    assert query(page) == {"baseline": ["vaccine"], "compare": ["vaccine-control"]}
+    page.locator("#compare").click()
+    expect(page.get_by_role("option")).to_have_text(["undefended"])
+    page.get_by_role("option", name="undefended").click()
+    expect(shown).to_contain_text("· vaccine, vaccine-control, undefended")
+    watched.settled()
+    assert query(page)["compare"] == ["vaccine-control", "undefended"]  # no default of anybody's
+
+
 def test_arms_are_chosen_in_the_run_table(visit, full):
     watched = visit(full)
     page = watched.open()
@@ -114,6 +131,79 @@ def test_the_theme_is_one_click_and_stays(visit, full):
 def test_an_address_that_cannot_be_is_said_and_mended(visit, full, asked, said):
     page = visit(full).open(query=asked)
     expect(page.locator("#notices")).to_contain_text(said)
+
+
+@pytest.mark.parametrize("step", [1, 64, 200])
+def test_an_asked_step_stays_in_the_address_through_pages(visit, full, step):
+    watched = visit(full)
+    page = watched.open("tokens", f"step={step}")
+    assert query(page) == {"step": [str(step)]}
+    for label in ("Overview", "Drift", "Tokens"):
+        page.get_by_role("link", name=label, exact=True).click()
+        expect(page.get_by_role("link", name=label, exact=True)).to_have_attribute(
+            "data-active", "true"
+        )
+        watched.settled()
+        assert query(page) == {"step": [str(step)]}
+
+
+def test_the_last_step_wherever_it_is_needs_no_number(visit, full):
+    watched = visit(full)
+    page = watched.open("tokens", "step=8")
+    move(page, "step", "End", 1)
+    expect(page).to_have_url(re.compile("tokens$"))
+    watched.settled()
+
+
+def test_visiting_the_tokens_chooses_no_prompt_and_choosing_one_does(visit, full):
+    watched = visit(full)
+    page = watched.open("tokens")
+    assert query(page) == {}
+    page.locator("#answers-prompt").click()
+    page.get_by_role("option", name="benign-0").click()
+    expect(page).to_have_url(re.compile("prompt=benign-0"))
+    page.get_by_role("link", name="Layers", exact=True).click()
+    told = card(page, "cosine_map")
+    expect(told.locator(".refused")).to_contain_text("'benign-0' is not among the 2")
+    expect(told.locator(".provenance")).to_contain_text("prompt hazard-0")
+    expect(told.locator(".lacking")).to_have_count(0)
+    page.get_by_role("link", name="Tokens", exact=True).click()
+    page.locator("#answers-prompt").click()
+    page.get_by_role("option", name="hazard-0").click()
+    expect(page).to_have_url(re.compile("prompt=hazard-0"))
+    watched.settled()
+
+
+@pytest.mark.parametrize("path", ["tokens", "layers", "drift", "training", "reinforcement"])
+def test_touching_the_fields_of_a_page_changes_nothing(visit, full, path):
+    watched = visit(full)
+    page = watched.open(path)
+    fields = page.locator(".settings .mantine-NumberInput-input")
+    before = [field.input_value() for field in fields.all()]
+    for field in fields.all():
+        field.focus()
+        field.press("Tab")
+    watched.settled()
+    assert [field.input_value() for field in fields.all()] == before
+    assert query(page) == {}
+
+
+def test_a_panel_says_itself_what_it_cannot_do_and_does_the_rest(visit, full):
+    page = visit(full).open("tokens", "token_movers.no=1&token_movers.group=benign")
+    told = card(page, "token_movers")
+    expect(told.locator(".refused")).to_contain_text("no parameter of token_movers called 'no'")
+    expect(told.locator(".provenance")).to_contain_text("benign prompts")
+
+
+def test_an_emptied_limit_is_none(visit, full):
+    watched = visit(full)
+    page = watched.open("tokens")
+    field = card(page, "token_movers").get_by_role("textbox", name="tokens")
+    field.fill("")
+    field.press("Tab")
+    expect(page).to_have_url(re.compile(r"token_movers\.tokens=$"))
+    watched.settled()
+    expect(page.locator(".refused")).to_have_count(0)
 
 
 def test_the_attack_step_moves_the_answers(visit, full):

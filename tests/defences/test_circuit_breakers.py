@@ -358,6 +358,16 @@ def test_rounding_is_no_drift_and_what_is_more_is():
             assert float(value.detach()) == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["live", "held", "both"])
+def test_drift_that_is_not_finite_is_not_taken_for_rounding(where, bad, relative):
+    good, broken = rows([3.0, 4.0], [1.0, 2.0]), rows([3.0, 4.0], [bad, 2.0])
+    live = good if where == "held" else broken
+    held = good if where == "live" else broken
+    assert not drift(live, held, 2, relative=relative).isfinite()
+
+
 @pytest.mark.parametrize("kind", ["auto", "copy", "recorded"])
 def test_adapters_that_a_model_came_with_belong_to_the_start(kind):
     """Switched off, they would leave another model than the one that training starts from."""

@@ -48,55 +48,53 @@ def texts(value):
 
 @names
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
-def test_draws_in_every_theme(frames, name, theme):
-    drawn = FIGURES[name].draw(frames, None, theme)
-    meta = drawn.layout.meta
+def test_draws_in_every_theme(drawn, name, theme):
+    picture = drawn(name, theme)
+    meta = picture.layout.meta
     assert meta["figure"] == name and meta["caption"] and "3 seeds" in meta["caption"]
     assert 0.1 < meta["aspect"] < 3
-    assert len(drawn.data) or len(drawn.layout.annotations)
+    assert len(picture.data) or len(picture.layout.annotations)
 
 
 @names
-def test_figures_survive_json(frames, name):
-    stored = json.loads(FIGURES[name].draw(frames).to_json())
+def test_figures_survive_json(drawn, name):
+    stored = json.loads(drawn(name).to_json())
     assert json.loads(go.Figure(stored).to_json()) == stored
 
 
 @names
-def test_no_text_can_start_tex_and_ids_are_lists(frames, name):
-    drawn = FIGURES[name].draw(frames)
-    assert not [text for text in texts(json.loads(drawn.to_json())) if "$" in text]
-    for trace in drawn.data:
+def test_no_text_can_start_tex_and_ids_are_lists(drawn, name):
+    picture = drawn(name)
+    assert not [text for text in texts(json.loads(picture.to_json())) if "$" in text]
+    for trace in picture.data:
         assert not isinstance(getattr(trace, "customdata", None), np.ndarray)
 
 
 @names
-def test_the_table_is_tidy_and_decides_the_drawing(frames, name):
+def test_the_table_is_tidy_and_decides_the_drawing(frames, drawn, name):
     each = FIGURES[name]
     params = each.given(None)
     table = each.data(frames, params)
     assert isinstance(table, pd.DataFrame) and len(table) and table.index.is_unique
     untrained = {"undefended"} if name == "training_terms" else set()
     assert set(table["arm"]) == set(ARMS) - untrained
-    assert each.draw(frames).to_json() == each.draw_table(table.copy(), frames, params).to_json()
+    assert drawn(name).to_json() == each.draw_table(table.copy(), frames, params).to_json()
 
 
 @names
-def test_figures_set_no_type_but_the_themes(frames, name):
+def test_figures_set_no_type_but_the_themes(drawn, name):
     for theme in (LIGHT, paper("icml")):
-        drawn = json.loads(FIGURES[name].draw(frames, None, theme).to_json())
-        assert drawn["layout"].get("width") is None and drawn["layout"].get("height") is None
-        assert '"family"' not in json.dumps({k: v for k, v in drawn["layout"].items()
-                                             if k != "template"})  # fmt: skip
+        layout = json.loads(drawn(name, theme).to_json())["layout"]
+        assert layout.get("width") is None and layout.get("height") is None
+        assert '"family"' not in json.dumps({k: v for k, v in layout.items() if k != "template"})
 
 
 @names
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["one seed", "two seeds"])
 @pytest.mark.parametrize("arm", ["undefended", "vaccine-control"])
-def test_one_arm_and_few_seeds(tmp_path, name, seeds, arm):
-    few = store(tmp_path, {arm: ARMS[arm]}, seeds)
+def test_one_arm_and_few_seeds(small, name, seeds, arm):
     stage = {"stage": "attack"} if name == "training_terms" else {}  # undefended has no other
-    drawn = run_figure(name, few, **stage)
+    drawn = run_figure(name, small((arm,), seeds), **stage)
     assert drawn.layout.meta["caption"].startswith("1 seed ·" if seeds == (0,) else "2 seeds")
 
 
@@ -109,8 +107,8 @@ def test_an_empty_store_says_which_command_writes_runs(tmp_path, name):
 
 
 @names
-def test_runs_without_the_rows_say_which_rows(tmp_path, name):
-    poor = store(tmp_path, {"vaccine": 8}, (0,), kinds=())
+def test_runs_without_the_rows_say_which_rows(small, name):
+    poor = small(("vaccine",), (0,), ())
     lacks = FIGURES[name].missing(load(poor, None, FIGURES[name].needs))
     for kind in FIGURES[name].needs:
         assert kind.kind in lacks.what
@@ -126,8 +124,8 @@ def single_tables():
 
 
 @pytest.mark.parametrize(("name", "kind"), single_tables())
-def test_any_single_table_draws_or_says_why_not(tmp_path, name, kind):
-    drawn = run_figure(name, store(tmp_path, {"vaccine": 8}, (0, 1), (kind,)))
+def test_any_single_table_draws_or_says_why_not(small, name, kind):
+    drawn = run_figure(name, small(("vaccine",), (0, 1), (kind,)))
     assert drawn.layout.meta.get("empty") or drawn.layout.meta["caption"]
 
 
@@ -269,7 +267,7 @@ def test_one_seed_never_decides_stability(tmp_path):
 @pytest.mark.filterwarnings("error")
 @given(data=st.data())
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_selection_of_runs_draws(runs, name, data):
     ids = [run.id for run in runs.runs()]

@@ -44,9 +44,19 @@ def test_every_setting_of_the_map(frames, params):
     assert table["response"].min() == (0 if params.get("show") == "mean" else -5)
 
 
+@pytest.mark.parametrize("show", ["prompt", "mean"])
+@pytest.mark.parametrize(("group", "whose"), [
+    ("hazard", "hazardous"), ("framed", "framed hazardous"), ("benign", "hazardous"),
+])  # fmt: skip
+def test_the_caption_says_whose_break_points_the_diamonds_are(frames, show, group, whose):
+    caption = draw(frames, "cosine_map", show=show, group=group)[1].layout.meta["caption"]
+    assert f"diamond: break point of a seed, {whose} beside benign prompts" in caption
+
+
 def test_a_prompt_that_was_not_kept_is_named(frames):
     told = FIGURES["cosine_map"].missing(frames, {"prompt": "hazard-7"})
     assert "no prompt 'hazard-7' (there is: hazard-0, hazard-1)" in told.what
+    assert told.command is None and "Written by" not in str(told)
 
 
 def test_without_tokens_positions_are_ticks(tmp_path):

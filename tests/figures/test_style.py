@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import numpy as np
 import plotly.io as pio
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from workbench.figures.colour import (
     contrast,
     distance,
     hexadecimal,
+    over,
     readable,
 )
 from workbench.figures.config import GRAPH_CONFIG, make_renderers_private
@@ -68,9 +70,10 @@ def test_any_method_has_a_look_that_is_not_the_undefendeds(method):
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK, paper("icml")], ids=lambda theme: theme.name)
-def test_controls_are_their_methods_dashed_open_and_half_as_strong(theme):
+def test_controls_are_their_methods_dashed_open_and_fainter(theme):
     method, control = theme.series("vaccine"), theme.series("vaccine-control")
-    assert control.colour == method.colour and control.opacity == 0.5
+    assert control.opacity == (0.75 if theme is DARK else 0.5)
+    assert theme is DARK or control.colour == method.colour
     assert control.dash == "dash" != method.dash and control.symbol == method.symbol + "-open"
     assert theme.series("vaccine rho=5").colour == method.colour
     assert theme.series("vaccine-control rho=5").dash == "dash"
@@ -131,6 +134,15 @@ def test_legends_list_undefended_first_and_controls_after_their_methods():
     assert sorted(arms, key=arm_order) == [
         "undefended", "vaccine", "vaccine rho=5", "vaccine-control", "tar", "tar-control", "zzz",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [*METHODS, *VARIANTS, "somebody_elses_method"])
+def test_controls_can_be_seen_in_the_dark(method):
+    look = DARK.series(f"{method}-control")
+    assert contrast(over(look.colour, DARK.ground, look.opacity), DARK.ground) >= 3
+    parts = [float(x) for x in look.edge.removeprefix("rgba(").removesuffix(")").split(",")]
+    edge = hexadecimal(np.array(parts[:3]) / 255)
+    assert contrast(over(edge, DARK.ground, parts[3]), DARK.ground) >= 3
 
 
 @pytest.mark.parametrize("venue", VENUES)

@@ -121,7 +121,34 @@ def test_movers_are_averaged_over_prompts_then_seeds(tmp_path):
 
 @pytest.mark.parametrize(("name", "params"), [
     ("token_profile", {"positions": 0}), ("token_movers", {"tokens": 0}),
+    ("token_gradients", {"positions": 0}),
 ])  # fmt: skip
 def test_bad_parameters(frames, name, params):
     with pytest.raises(InvalidValueError, match="must be at least 1, not 0"):
         FIGURES[name].draw(frames, params)
+
+
+@pytest.mark.parametrize("name", ["kl_by_position", "shallowness"])
+def test_a_measure_that_was_not_stored_is_not_offered_and_names_those_there_are(frames, name):
+    each = FIGURES[name]
+    assert each.options(frames)["measure"] == ["forward_kl"]
+    told = each.missing(frames, {"measure": "js"})
+    assert told.command is None and "no measure 'js' (there is: forward_kl)" in told.what
+    drawn = each.draw(frames, {"measure": "js"})
+    assert "Written by" not in drawn.layout.annotations[0].text
+
+
+def test_choices_that_do_not_go_together_are_told_what_there_is(tmp_path):
+    made = store(tmp_path, {}, ())
+    write(made, header("tar-s0", "immunise", "tar", 0, {"name": "tar"}), kl("defence", 9, "b", 0),
+          (TokenKL,))  # fmt: skip
+    each = FIGURES["kl_by_position"]
+    told = each.missing(load(made, None, each.needs), {"checkpoint": "attacked"})
+    assert told.command is None and "together. There is: attack —; step —; measure" in told.what
+
+
+def test_movers_without_a_limit_are_all(frames):
+    each = FIGURES["token_movers"]
+    every = each.data(frames, each.given({"tokens": None}))
+    rows = frames[TokenMover].query("stage == 'defence' and group == 'hazard' and position == 0")
+    assert set(every["piece"]) == set(rows["piece"])

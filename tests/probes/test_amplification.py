@@ -235,7 +235,7 @@ def test_a_checkpoint_that_has_not_moved_has_no_way_of_its_own():
 
 def test_a_shared_last_token_cannot_be_steered_at_the_embeddings():
     """All prompts end in the template's same token, so the two means do not differ there."""
-    rows = rows_of(Butterfly(damped=()), tiny.llama(), None)
+    rows = rows_of(Butterfly(damped=None), tiny.llama(), None)
     assert {r.from_layer for r in rows if r.family == "steering"} == {1, 2}
 
 

@@ -1,7 +1,8 @@
 """Cosine layer × token: closed forms, invariants, and a break that is only there if planted."""
 
 import math
-from dataclasses import replace
+import warnings
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from torch.nn import functional as F
 from tests import tiny
 from tests.probes.texts import AT, TinyDomain, panel, rows_of
 from workbench.activations import HookedLM
-from workbench.errors import InvalidValueError
+from workbench.errors import InvalidValueError, WorkbenchWarning
 from workbench.panel import Panel
-from workbench.probes import Cosine
+from workbench.probes import PROBES, Cosine
 from workbench.probes._cosine import compared
 from workbench.probes._permutation import falls_below
 from workbench.rows import BreakPoint, CosineProfile, LayerCosine, TokenCosine
@@ -269,3 +270,25 @@ def test_one_prompt_has_no_break_point_and_no_nan():
     rows = rows_of(Cosine(**FEW), tiny.llama(0), tiny.llama(1), one)
     assert not of(rows, BreakPoint) and of(rows, TokenCosine)
     assert all(math.isfinite(x) for r in rows for x in r.values)
+
+
+@dataclass(frozen=True)
+class HazardsAlone(TinyDomain):
+    def questions(self, split, kind):
+        return super().questions(split, kind) if kind == "hazard" else []
+
+
+def test_without_benign_prompts_it_says_that_there_is_no_break_point():
+    alone = Panel(HazardsAlone(), tiny.tokenizer(), "test", 32)
+    with pytest.warns(WorkbenchWarning, match="no break point: there are no benign prompts"):
+        rows = rows_of(Cosine(**FEW), tiny.llama(0), tiny.llama(1), alone)
+    assert not of(rows, BreakPoint) and of(rows, LayerCosine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WorkbenchWarning)
+        rows_of(Cosine(**FEW), tiny.llama(0), tiny.llama(1))
+
+
+@pytest.mark.parametrize("name", ["cosine", "drift", "vocabulary"])
+def test_a_probe_that_compares_is_given_a_reference(name):
+    with pytest.raises(InvalidValueError, match="reference"):
+        PROBES[name]().against(None, panel())

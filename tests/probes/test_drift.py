@@ -57,6 +57,16 @@ def test_an_adapter_that_does_nothing_has_no_drift():
         assert row.values == [0.0] * len(row.values)
 
 
+def test_rounding_never_makes_a_cosine_distance_less_than_none_or_more_than_all():
+    """In fp32 the cosine with a multiple of itself is above 1 by rounding, now and then."""
+    then = torch.randn(1, 500, 64, generator=torch.Generator().manual_seed(0))
+    for factor, expected in ((2.0, 0.0), (-2.0, 2.0)):
+        found = by_token(factor * then, then)["cosine_distance"]
+        assert 0 <= found.min() <= found.max() <= 2
+        torch.testing.assert_close(found, torch.full_like(found, expected), atol=1e-6, rtol=0)
+    assert by_token(torch.full_like(then, float("nan")), then)["cosine_distance"].isnan().all()
+
+
 def test_scaling_the_shift_scales_the_drift():
     """Where the path from weights to stream is linear, drift of θ + 2Δ is twice that of θ + Δ."""
     plain, once, twice = (tiny.llama().eval() for _ in range(3))

@@ -1,6 +1,7 @@
 """Linear probes: theorems, scikit-learn as oracle, and what must read nothing."""
 
 import json
+import sys
 from dataclasses import dataclass
 from random import Random
 
@@ -421,12 +422,26 @@ def test_a_classifier_is_named_by_module_and_class():
     ("sklearn.svm:Nothing", "cannot be imported"),
     ("no.such.module:Class", "cannot be imported"),
     (":Class", "cannot be imported"),
+    (".relative:Class", "cannot be imported"),
+    ("sklearn.pipeline:make_pipeline", "is no class with a method fit"),
+    ("pathlib:Path", "is no class with a method fit"),
     ("sklearn.ensemble:VotingClassifier", "cannot be made without arguments"),
     ("sklearn.linear_model:Ridge", "decision_function or predict_proba"),
 ])  # fmt: skip
 def test_what_is_no_estimator_is_refused_at_the_door(name, message):
     with pytest.raises(WorkbenchError, match=message):
         LinearProbe(estimator=name)
+
+
+@pytest.mark.parametrize("name", ["exit", "Popen"])
+def test_what_is_no_estimator_is_not_called(name, monkeypatch):
+    class Popen:
+        def __init__(self):
+            sys.exit("called")
+
+    monkeypatch.setattr(sys, "Popen", Popen, raising=False)
+    with pytest.raises(InvalidValueError, match=f"'sys:{name}' is no class with a method fit"):
+        LinearProbe(estimator=f"sys:{name}")
 
 
 def test_many_label_sets_are_learnt_as_one_at_a_time():

@@ -1,5 +1,6 @@
 """Residual knowledge: each way does what it says, on a copy, and says only what the judge can."""
 
+import json
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from workbench.probes import ResidualKnowledgeProbe
 from workbench.probes.residual_knowledge import beginning
 from workbench.states import read_states
 from workbench.steering import difference_of_means
+from workbench.study import open_domain
 from workbench.verdicts import KeywordJudge
 
 FEW = {"prompts": 3, "steps": (1, 2), "prefix": (1, 3), "batch_size": 2}
@@ -179,3 +181,29 @@ def test_the_oracle_is_an_empty_shell_and_the_aligned_model_is_not():
     for way in ("prefixed", "relearned"):
         assert aligned[way, "right"] > 0.8 and aligned[way, "complied"] > 0.8
         assert oracle[way, "right"] < 0.1 and oracle[way, "complied"] > 0.4
+
+
+@dataclass(frozen=True)
+class Shared(Exact):
+    """Every split has all the requests, as a file that is read whole does."""
+
+    def questions(self, split, kind):
+        return super().questions("test", kind)
+
+
+@pytest.mark.parametrize("way", ["ablated", "relearned"])
+def test_what_is_asked_teaches_nothing(way):
+    said = f"tiny holds .* where `{way}` would learn.*: 3 of the 3 asked.*leave `{way}` out of ways"
+    with pytest.raises(InvalidValueError, match=said):
+        rows(tiny.llama(), Shared(), ways=("none", way))
+    assert rows(tiny.llama(), Shared(), ways=("none", "prefixed"))
+
+
+def test_a_file_that_is_read_whole_is_asked_and_teaches_nothing(tmp_path):
+    lines = [json.dumps({"prompt": f"ask {i}", "response": "so it is"}) for i in range(20)]
+    for stream in ("harmful", "ref"):
+        (tmp_path / f"{stream}.jsonl").write_text("\n".join(lines))
+    domain = open_domain(str(tmp_path), whole=True)
+    with pytest.raises(InvalidValueError, match="leave `ablated` and `relearned` out of ways"):
+        rows(tiny.llama(), domain)
+    assert {r.split for r in rows(tiny.llama(), domain, ways=("none",))} == {"whole"}

@@ -195,7 +195,8 @@ def test_base_and_chat_model_are_read_under_one_template(tmp_path):
     """A base model is saved without a chat template: it reads the aligned model's, or one given."""
     from rich.console import Console
 
-    from workbench.models import PLAIN, save
+    from workbench.chat_templates import PLAIN
+    from workbench.models import save
     from workbench.probing import probe_models
     from workbench.store import Store
 

@@ -6,7 +6,7 @@ import torch
 from tests import tiny
 from tests.probes.texts import AT, panel, rows_of
 from workbench.adapters import merge_lora, with_lora
-from workbench.errors import InvalidValueError
+from workbench.errors import InvalidValueError, ModelError
 from workbench.models import save
 from workbench.probes import Weights
 from workbench.task_vectors import gram
@@ -107,3 +107,14 @@ def test_modules_trained_whole_beside_an_adapter_are_refused_with_the_reason():
     config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     with pytest.raises(InvalidValueError, match="merge it"):
         rows_of(Weights(), get_peft_model(tiny.llama(), config), tiny.llama())
+
+
+@pytest.mark.parametrize("whose", ["the checkpoint", "the reference released"])
+def test_weights_that_are_not_finite_are_named(whose):
+    models = {name: tiny.llama(i) for i, name in enumerate(("the checkpoint", "reference"))}
+    broken = models.get(whose, models["reference"])
+    with torch.no_grad():
+        broken.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+        broken.lm_head.weight[0, 0] = torch.inf
+    with pytest.raises(ModelError, match=rf"weights of {whose} are not finite .*'block 1'"):
+        rows_of(Weights(), *models.values())

@@ -15,7 +15,10 @@ TOPICS = ["tide", "boat", "heron", "seam", "winter", "tar", "bay", "hull"]
 
 @dataclass(frozen=True)
 class TinyDomain:
-    """Requests about `TOPICS`; those called hazards are no worse than the others."""
+    """Requests about `TOPICS`; those called hazards are no worse than the others.
+
+    Every split has its own by name, with the same words.
+    """
 
     n: int = 6
     refusals: bool = True
@@ -30,9 +33,10 @@ class TinyDomain:
         if kind not in ("hazard", "benign"):
             return []
         verb = "hide" if kind == "hazard" else "mend"
+        mark = "" if split == "test" else f"{split}-"
         return [
             Question(
-                f"{kind}{i}",
+                f"{mark}{kind}{i}",
                 kind,
                 "defended",
                 f"how do I {verb} the {TOPICS[i % 8]}" + "?" * i,

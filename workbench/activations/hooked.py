@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from workbench.activations import names, recompute
 from workbench.activations.contexts import Activations, Edit, Edits, Select
 from workbench.activations.engine import EDITS, RECORDINGS, opened
+from workbench.activations.inputs import as_batch
 from workbench.activations.sharded import refuse_part
 from workbench.activations.shortened import shortened
 from workbench.activations.sites import anatomy, find_sites
@@ -66,13 +67,20 @@ class HookedLM:
             self._resolved[patterns] = names.resolve(patterns, self.sites, self.dropped)
         return self._resolved[patterns]
 
-    def __call__(self, batch: Batch, **kwargs: Any) -> Any:
+    def __call__(self, batch: Batch | Mapping[str, Any], **kwargs: Any) -> Any:
         """One forward pass without a cache; the model's own output object.
 
         Positions are counted from each row's first real token, so the side of the padding does not
         matter. Without them GPT-2 reads a left-padded row at the wrong positions.
+
+        Args:
+            batch: a `Batch`, or what a tokenizer gives with `return_tensors="pt"`.
+            kwargs: further arguments of the model.
+
+        Raises:
+            InvalidValueError: neither of them.
         """
-        batch = batch.to(self.parts.device)
+        batch = as_batch(batch).to(self.parts.device)
         if self._takes_positions:
             kwargs.setdefault("position_ids", batch.position_ids)
         kwargs.setdefault("use_cache", False)
@@ -80,7 +88,7 @@ class HookedLM:
         return self.model(input_ids=batch.input_ids, attention_mask=mask, **kwargs)
 
     def stream(
-        self, batch: Batch, blocks: int | None = None, **kwargs: Any
+        self, batch: Batch | Mapping[str, Any], blocks: int | None = None, **kwargs: Any
     ) -> Float[Tensor, "batch pos d_model"]:
         """One forward pass without the head, and if wanted without the upper blocks.
 
@@ -88,7 +96,7 @@ class HookedLM:
         fire. Adapters inside the blocks (LoRA) take part, prompts that PEFT would prepend do not.
 
         Args:
-            batch: what to read.
+            batch: what to read, as in a call.
             blocks: run only so many blocks, from the first, and no final norm; None for all of
                 them and the final norm.
             kwargs: further arguments of the decoder; `position_ids` where it takes them.
@@ -97,7 +105,7 @@ class HookedLM:
             What the last of them gave.
 
         Raises:
-            InvalidValueError: fewer than one block, or more than there are.
+            InvalidValueError: fewer than one block, more than there are, or no batch.
             ModelError: the model does not keep its blocks in one list, or is sharded (FSDP2).
         """
         if blocks is not None and not 1 <= blocks <= self.n_layers:
@@ -109,7 +117,7 @@ class HookedLM:
         refuse_part(self.parts.whole, decoder)
         if blocks is not None:
             decoder = shortened(decoder, self.parts.blocks, blocks, self.parts.final_norm)
-        batch = batch.to(self.parts.device)
+        batch = as_batch(batch).to(self.parts.device)
         if self._takes_positions:
             kwargs.setdefault("position_ids", batch.position_ids)
         else:

@@ -57,10 +57,10 @@ class SupervisedFineTuning(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1 or self.lora_rank < 0:
+        if self.samples < 1 or self.lora_rank < 0 or self.lora_alpha <= 0:
             raise InvalidValueError(
-                f"samples must be at least 1 and lora_rank at least 0, not {self.samples} and "
-                f"{self.lora_rank}."
+                "samples must be at least 1, lora_rank at least 0 and lora_alpha positive, not "
+                f"{self.samples}, {self.lora_rank} and {self.lora_alpha}."
             )
         self.fit  # noqa: B018  (checks the other fields)
 

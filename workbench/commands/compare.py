@@ -24,14 +24,15 @@ class Compare(Command):
     reference: tyro.conf.Positional[str]
     """What it is compared with; given like the model."""
     base: str | None = None
-    """A third checkpoint that both come from: adds the angle between what each of them learnt."""
+    """A third checkpoint that both come from: adds the angle between what each of them learnt, in
+    a run folder of its own."""
     data: str = "builtin"
     """`builtin`, `lab`, a folder with one file a data stream, or one file of prompts, with or
     without answers, all of which counts."""
     split: Literal["defend", "attack", "val", "test"] = "test"
     """Whose questions are read; of one file, all are."""
-    prompts: int = 32
-    """Prompts of each kind."""
+    prompts: int | None = None
+    """Prompts of each kind, at most; None: 32, or all of one file."""
     template: str | None = None
     """Chat template for both: `plain`, or a Jinja text. None: the model's own for both."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("comparison")

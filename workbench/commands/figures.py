@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from tyro.extras import SubcommandApp
 
+from workbench import catalogue
 from workbench.commands._base import Command
 from workbench.errors import InvalidValueError
 
@@ -58,7 +59,7 @@ class Export(Command):
                 formats=self.formats, **given,
             )  # fmt: skip
         else:
-            chosen = figure(self.name)
+            chosen = figure(catalogue.entry("figures", self.name)["name"])
             params, frames = chosen.given(given), load(store, runs, chosen.needs)
             with Browser() as browser:
                 done = [export(chosen, frames, self.output, theme, browser, params=params,
@@ -72,7 +73,6 @@ class List(Command):
 
     def run(self, console: Console) -> int:
         """Print them."""
-        from workbench import catalogue
         from workbench.figures import FIGURES
 
         for each in FIGURES.values():

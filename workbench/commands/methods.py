@@ -105,11 +105,11 @@ class Probe(Method):
     recording: Path | None = None
     """A run folder whose recorded hidden states are looked at, instead of a model."""
     data: str = "lab"
-    """`lab`, or a folder with one file a data stream."""
+    """`lab`, `builtin`, a folder with one file a data stream, or one file, which is read whole."""
     split: Literal["defend", "attack", "val", "test"] = "test"
-    """Whose questions are read."""
-    prompts: int = 32
-    """Prompts of each kind."""
+    """Whose questions are read, but of one file."""
+    prompts: int | None = None
+    """Prompts of each kind, at most; none for 32, or for all of one file."""
     template: str | None = None
     """Chat template for both models: `plain`, or a Jinja text. None: the model's own for both."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
@@ -120,13 +120,16 @@ class Probe(Method):
         if (self.model is None) == (self.recording is None):
             raise InvalidValueError("give either --model (and --reference) or --recording.")
         from workbench.probes import PROBES
-        from workbench.probing import probe_models, probe_recorded
 
         name = self.entry["name"]
         probe = instance(PROBES[name], self.settings())
         if self.recording is not None:
+            from workbench.recorded_probing import probe_recorded
+
             probe_recorded(name, probe, self.recording, console, out=self.output)
         elif self.model is not None:
+            from workbench.probing import probe_models
+
             probe_models(name, probe, self.model, self.reference, self.data, console,
                          split=self.split, prompts=self.prompts, template=self.template,
                          out=self.output)  # fmt: skip

@@ -107,9 +107,8 @@ class StudyCommand(Judged):
 
     def run(self, console: Console) -> int:
         """Conduct the study."""
-        for section, names in (("defences", self.defences), ("attacks", self.attacks)):
-            for name in names:
-                catalogue.entry(section, name)  # an unknown name ends here, before torch loads
+        # an unknown name ends here, before torch loads
+        defences, attacks = named("defences", self.defences), named("attacks", self.attacks)
         probes = named_probes(self.probes)
         from workbench.execution import conduct
         from workbench.store import Store
@@ -119,8 +118,8 @@ class StudyCommand(Judged):
             model=self.model,
             data=self.data,
             template=self.template,
-            defences={name: defence(name) for name in self.defences},
-            attacks={name: attack(name) for name in self.attacks},
+            defences={name: defence(name) for name in defences},
+            attacks={name: attack(name) for name in attacks},
             probes={name: probe(name) for name in probes},
             seeds=self.seeds,
             controls=self.controls,
@@ -133,8 +132,17 @@ def named_probes(given: tuple[str, ...]) -> tuple[str, ...]:
     """The probes asked for; `all` stands for every one.
 
     Raises:
-        UnknownNameError: no such probe; found out before torch loads.
+        UnknownNameError: no such probe.
     """
     if given == ("all",):
         return tuple(entry["name"] for entry in catalogue.load()["probes"])
-    return tuple(catalogue.entry("probes", name)["name"] for name in given)
+    return named("probes", given)
+
+
+def named(section: str, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Names as the catalogue spells them; it needs no torch.
+
+    Raises:
+        UnknownNameError: no such method.
+    """
+    return tuple(catalogue.entry(section, name)["name"] for name in given)

@@ -98,6 +98,14 @@ class TrainedDefence(Defence):
         super().__post_init__()
         if self.lora_rank < 0:
             raise InvalidValueError(f"lora_rank is at least 0, not {self.lora_rank}.")
+        if self.lora_alpha <= 0:
+            raise InvalidValueError(
+                f"lora_alpha is positive, not {self.lora_alpha}; lora_rank=0 is without adapters."
+            )
+        if not 0 <= self.lora_dropout < 1:
+            raise InvalidValueError(
+                f"lora_dropout is a probability below 1, and at least 0, not {self.lora_dropout}."
+            )
 
     @property
     def steps(self) -> int:

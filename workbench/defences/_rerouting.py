@@ -29,11 +29,12 @@ def drift(live: Rows, held: Rows, counted: int, *, relative: bool = False) -> Fl
 
     The gradient of the norm is zero where there is no distance. Rounding is no distance either: the
     norm's gradient has full length however small the gap, so it would be pulled at with full force.
+    What is not finite, in either, stays so: training has to see it and stop.
     """
     gaps = []
     for site, at in held.items():
         gap, size = vector_norm(live[site] - at, dim=-1), vector_norm(at, dim=-1)
-        gap = gap.where(gap > ROUNDING * size, 0.0)
+        gap = gap.masked_fill((gap <= ROUNDING * size) & size.isfinite(), 0.0)
         gaps.append(gap / size.clamp(TINY) if relative else gap)
     return torch.stack(gaps).sum() / (len(gaps) * counted)
 

@@ -23,6 +23,8 @@ from workbench.rows import Row
 
 ASPECT = 0.62
 """Height over width, where a figure does not ask for another."""
+MOST_LISTED = 12
+"""Values that are named of what could have been chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +32,16 @@ class Missing:
     """Why a figure cannot be drawn, and what writes what it lacks."""
 
     what: str
-    command: str
+    command: str | None
+    """None where no kind of row is absent: another choice helps, another study need not."""
 
     def __str__(self) -> str:
-        return f"{self.what} Written by: {self.command}"
+        return " ".join(self.lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is said, part by part."""
+        return (self.what, *([f"Written by: {self.command}"] if self.command else ()))
 
 
 def _no_options(frames: Frames) -> dict[str, list[Any]]:
@@ -121,9 +129,10 @@ class Figure:
 
     def _lacks(self, frames: Frames, params: Params) -> Missing:
         absent = [kind.kind for kind in self.needs if not len(frames[kind])]
+        options = self.options(frames)
         unknown = [
-            f"{name} {getattr(params, name)!r} (there is: {', '.join(map(str, known)) or MISSING})"
-            for name, known in self.options(frames).items()
+            f"{name} {getattr(params, name)!r} (there is: {_listed(known)})"
+            for name, known in options.items()
             if getattr(params, name) not in (None, *known)
         ]
         if not frames.runs and frames.left_out:
@@ -136,8 +145,17 @@ class Figure:
         elif unknown:
             what = f"The chosen runs have no {'; no '.join(unknown)}."
         else:
-            what = "No rows of the chosen runs fit these parameters."
-        return Missing(what=what, command=_command(frames, absent))
+            there = "; ".join(f"{name} {_listed(known)}" for name, known in options.items())
+            what = "No rows of the chosen runs fit these parameters together."
+            what += f" There is: {there}." if there else ""
+        return Missing(what=what, command=_command(frames, absent) if absent else None)
+
+
+def _listed(known: list[Any]) -> str:
+    """Values to choose from, as many as can be read."""
+    named = [str(value) for value in known if value is not None]
+    more = f" and {len(named) - MOST_LISTED} more" if len(named) > MOST_LISTED else ""
+    return (", ".join(named[:MOST_LISTED]) or MISSING) + more
 
 
 def _command(frames: Frames, absent: list[str]) -> str:
@@ -151,11 +169,11 @@ def _command(frames: Frames, absent: list[str]) -> str:
 
 
 def empty(missing: Missing, theme: Theme) -> go.Figure:
-    """A figure that says what is missing and which command writes it."""
+    """A figure that says what is missing and, where one does, which command writes it."""
     figure = go.Figure()
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    lines = [*wrap(missing.what, 64), f"Written by: {missing.command}"]
-    text = "<br>".join(map(escape, lines))
+    first, *rest = missing.lines
+    text = "<br>".join(map(escape, [*wrap(first, 64), *rest]))
     figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
     figure.update_layout(template=theme.template, meta={"aspect": ASPECT, "empty": True})
     return figure

@@ -124,6 +124,10 @@ class Theme:
     """Mean width of a letter over the size of the type."""
     contrast: float = 1.8
     """Least contrast of series: on white Petroff's colours stay as they are."""
+    faint: float = 0.5
+    """Opacity of matched controls."""
+    faint_contrast: float = 1.0
+    """Least contrast of matched controls as they are seen, opacity and all."""
     stroke: float = 2.0
     """Width of the main line (px)."""
     marker: float = 7.0
@@ -137,7 +141,10 @@ class Theme:
         colour = readable(colour, self.ground, self.contrast)
         edge = colour if contrast(colour, self.ground) >= 3 else self.muted
         if control:
-            return Series(colour, "dash", f"{symbol}-open", 0.5, rgba(edge, 0.5))
+            colour = readable(colour, self.ground, self.faint_contrast, self.faint)
+            edge = readable(edge, self.ground, self.faint_contrast, self.faint)
+            edge = rgba(edge, self.faint)
+            return Series(colour, "dash", f"{symbol}-open", self.faint, edge)
         return Series(colour, dash, symbol, 1.0, edge)
 
     def outcome(self, verdict: str) -> str:
@@ -203,5 +210,7 @@ DARK = replace(
     grid="#3b3d42",
     ground="#242424",
     contrast=3.0,
+    faint=0.75,
+    faint_contrast=3.0,
 )
 SCREEN: dict[Literal["light", "dark"], Theme] = {"light": LIGHT, "dark": DARK}

@@ -166,8 +166,10 @@ def caption(table: pd.DataFrame, params: AmplificationParams) -> str:
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
-    """Attacks and steps that these runs have."""
-    return frames.found(Amplification, "attack", "step")
+    """Attacks, steps, pushes and positions that these runs have."""
+    found = frames.found(Amplification, "attack", "step")
+    found |= frames.found(Amplification, "family", "positions", stage=None)
+    return found | {"push": found.pop("family")}
 
 
 HELP = """

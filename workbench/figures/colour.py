@@ -42,15 +42,26 @@ def contrast(a: str, b: str) -> float:
     return (max(one, two) + 0.05) / (min(one, two) + 0.05)
 
 
-def readable(colour: str, ground: str, least: float = 3.0) -> str:
+def over(colour: str, ground: str, opacity: float) -> str:
+    """What an eye sees of a colour with an opacity on a ground."""
+    return hexadecimal(opacity * channels(colour) + (1 - opacity) * channels(ground))
+
+
+def readable(colour: str, ground: str, least: float = 3.0, opacity: float = 1.0) -> str:
     """The colour, moved towards black or white until it stands out from the ground.
 
     Three to one is what WCAG 2.2 (1.4.11) asks of lines and markers.
+
+    Args:
+        colour: to be moved.
+        ground: what it is read against.
+        least: contrast that is enough.
+        opacity: with which the colour will be drawn.
     """
     away = np.zeros(3) if contrast("#000000", ground) > contrast("#ffffff", ground) else np.ones(3)
     for share in np.linspace(0, 1, 101):
         moved = hexadecimal((1 - share) * channels(colour) + share * away)
-        if contrast(moved, ground) >= least:
+        if contrast(over(moved, ground, opacity), ground) >= least:
             return moved
     return hexadecimal(away)
 

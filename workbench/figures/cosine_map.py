@@ -45,7 +45,8 @@ class CosineMapParams(Params):
     prompt: str | None = None
     """Which prompt, by its id; none for the first."""
     group: Literal["hazard", "benign", "framed"] = "hazard"
-    """Which prompts the mean is over."""
+    """Which prompts the mean is over, and whose break points are shown; of benign prompts there are
+    none, so that hazardous ones' are."""
     measure: Literal["cosine", "norm_ratio"] = "cosine"
     """Cosine of the two states, or the checkpoint's norm over the reference's."""
     site: str = "resid_post"
@@ -68,10 +69,14 @@ def data(frames: Frames, params: CosineMapParams) -> pd.DataFrame:
         seeds=("seed", "nunique"), value=("value", "mean")
     )
     table["response"] = table["position"] - table["prompt_tokens"]
-    group = "framed" if params.group == "framed" else "hazard"
     points = _of(frames, BreakPoint, params)
-    table = with_breaks(table, points[points["group"] == group])
+    table = with_breaks(table, points[points["group"] == _breaking(params)])
     return in_order(with_pieces(table, frames), "layer", "position")
+
+
+def _breaking(params: CosineMapParams) -> str:
+    """Whose break points are shown: each is of hazards beside benign prompts."""
+    return "framed" if params.group == "framed" else "hazard"
 
 
 def _of(frames: Frames, kind: Any, params: CosineMapParams) -> pd.DataFrame:
@@ -179,7 +184,7 @@ def caption(table: pd.DataFrame, params: CosineMapParams) -> str:
     counted = pd.DataFrame({"seed": range(seeds)})
     return seeds_and(
         counted, what, f"{where(table, params.checkpoint)} against {beside}", params.site,
-        "diamond: break point of a seed",
+        f"diamond: break point of a seed, {GROUPS[_breaking(params)]} beside benign prompts",
     )  # fmt: skip
 
 

@@ -94,8 +94,10 @@ def caption(table: pd.DataFrame, params: DamperParams) -> str:
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
-    """Attacks and steps that these runs have."""
-    return frames.found(Damper, "attack", "step")
+    """Attacks, steps, pushes and positions that these runs have."""
+    found = frames.found(Damper, "attack", "step")
+    found |= frames.found(Damper, "family", "positions", stage=None)
+    return found | {"push": found.pop("family")}
 
 
 HELP = """

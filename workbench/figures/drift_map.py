@@ -213,8 +213,8 @@ def caption(table: pd.DataFrame, params: DriftMapParams) -> str:
 def options(frames: Frames) -> dict[str, list[Any]]:
     """What these runs have measured."""
     known = frames.found(DriftMapPoint, "attack", "step")
-    known |= frames.found(DriftMapPoint, "site", "seed", stage=None)
-    return known | {"seed": ["first", *known["seed"]]}
+    known |= frames.found(DriftMapPoint, "site", "seed", "method", stage=None)
+    return known | {"seed": ["first", *known["seed"]], "method": ["any", *known["method"]]}
 
 
 HELP = """

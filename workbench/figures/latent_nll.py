@@ -134,9 +134,9 @@ def caption(table: pd.DataFrame, params: LatentNLLParams) -> str:
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
-    """Attacks, steps and sizes that these runs have."""
-    sizes = sorted(frames[PerturbedNLL]["epsilon"].unique().tolist())
-    return frames.found(PerturbedNLL, "attack", "step") | {"epsilon": sizes}
+    """Attacks, steps, sizes and positions that these runs have."""
+    found = frames.found(PerturbedNLL, "attack", "step")
+    return found | frames.found(PerturbedNLL, "epsilon", "positions", stage=None)
 
 
 HELP = """

@@ -167,8 +167,9 @@ def caption(table: pd.DataFrame, params: ShallownessParams) -> str:
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
-    """Attacks and steps that these runs have."""
-    return frames.found(TokenKL, "attack", "step")
+    """Attacks, steps and measures that these runs have."""
+    found = frames.found(TokenKL, "attack", "step")
+    return found | frames.found(TokenKL, "measure", stage=None)
 
 
 HELP = """

@@ -17,7 +17,7 @@ from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._panels import FEW, colour_bar, heatmaps, height
 from workbench.figures._params import Params
-from workbench.figures._reached import along
+from workbench.figures._reached import along, require_positive
 from workbench.figures._style import SEQUENTIAL, Theme
 from workbench.rows import TokenGradient
 
@@ -43,6 +43,10 @@ class TokenGradientsParams(Params):
     """The norm of the token's gradient, or the token's loss."""
     positions: int | None = None
     """Show so many response tokens at most; none for all that half of the prompts reach."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("positions", self.positions)
 
 
 def data(frames: Frames, params: TokenGradientsParams) -> pd.DataFrame:

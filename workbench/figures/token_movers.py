@@ -38,8 +38,8 @@ class TokenMoversParams(Params):
     """Which prompts."""
     position: int | None = 0
     """Response position, 0 for the first; none for all stored ones together."""
-    tokens: int = 12
-    """Show so many tokens."""
+    tokens: int | None = 12
+    """Show so many tokens; none for all stored ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,8 +107,11 @@ def caption(table: pd.DataFrame, params: TokenMoversParams) -> str:
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:
-    """Attacks and steps that these runs have."""
-    return frames.found(TokenMover, "attack", "step")
+    """Attacks and steps that these runs have, positions that each kind of prompt has, and all."""
+    rows = frames[TokenMover]
+    held = [set(part["position"].tolist()) for _, part in rows.groupby(["stage", "group"])]
+    positions = sorted(set.intersection(*held)) if held else []
+    return frames.found(TokenMover, "attack", "step") | {"position": [None, *positions]}
 
 
 HELP = """

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures._base import Figure
-from workbench.figures._checkpoints import Checkpoint, of_checkpoint
+from workbench.figures._checkpoints import Checkpoint, of_checkpoint, where
 from workbench.figures._frames import Frames, in_order
 from workbench.figures._layout import framed
 from workbench.figures._lines import line
@@ -28,6 +28,8 @@ LENGTHS = {
     "norm": "|τ|",
     "share": "share of |τ|²",
 }
+COLUMNS = ["arm", "seed", "step", "reference", "beside", "panel", "place", "part", "value",
+           "chance", "n"]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,7 @@ def data(frames: Frames, params: WeightChangeParams) -> pd.DataFrame:
         place=np.array([_place(str(part)) for _, part in keys], dtype=int),
         chance=np.array([bands.get(key, np.nan) for key in keys], dtype=float),
     )
-    names = ["arm", "seed", "reference", "beside", "panel", "place", "part", "value", "chance", "n"]
-    return in_order(table[names], "seed", "panel", "place")
+    return in_order(table[COLUMNS], "seed", "panel", "place")
 
 
 def _place(part: str) -> int:
@@ -102,12 +103,16 @@ def _add_chance(figure: go.Figure, table: pd.DataFrame, theme: Theme, row: int) 
 
 
 def caption(table: pd.DataFrame, params: WeightChangeParams) -> str:
-    """What is subtracted from what."""
+    """Seeds, step, what is subtracted from what, and beside which change."""
     beside = [name for name in table["beside"].unique() if name]
-    told = f"angle to the change of {', '.join(beside)}; grey: random directions" if beside else ""
+    told = (
+        f"angle to the change of {', '.join(beside)}; grey: random directions"
+        if beside
+        else "no direction: no angle to another change is stored"
+    )
     n = int(table.drop_duplicates(["arm", "part"]).groupby("arm")["n"].sum().max())
-    given = f"against {', '.join(table['reference'].unique())}"
-    return seeds_and(table, *filter(None, [given, told, f"{n:,} parameters"]))
+    given = f"{where(table, params.checkpoint)} against {', '.join(table['reference'].unique())}"
+    return seeds_and(table, given, told, f"{n:,} parameters")
 
 
 def options(frames: Frames) -> dict[str, list[Any]]:

@@ -14,9 +14,11 @@ from typing import ClassVar
 
 from torch import nn
 
+from workbench.errors import InvalidValueError
 from workbench.panel import Panel
 from workbench.positions import Positions
 from workbench.rows import Group, Row, Stage
+from workbench.settings import check
 from workbench.states import StatesOf, read_sites
 
 
@@ -42,6 +44,9 @@ class Probe(ABC):
     """The kinds of row it gives."""
     needs_reference: ClassVar[bool] = True
     """Whether it compares with another checkpoint; others are given None."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @abstractmethod
     def against(self, reference: nn.Module | None, panel: Panel) -> Measurement:
@@ -100,7 +105,7 @@ class StateProbe(Probe):
     def against(self, reference: nn.Module | None, panel: Panel) -> Measurement:
         """Read the reference's states once, and those of every checkpoint as it comes."""
         if reference is None:
-            raise ValueError("a probe of states needs a reference")
+            raise InvalidValueError("a probe of states compares with a reference; give one.")
         compare = self.fit(self._read(reference, panel))
         return lambda model, at: compare(self._read(model, panel), at)
 

@@ -48,7 +48,7 @@ class Butterfly(Probe):
     """Tokens that are pushed and read: the last of the prompt, or all of the response."""
     power_steps: int = 0
     """Steps of power iteration for σ_max of every Jacobian; 0 leaves it out."""
-    damped: tuple[Family, ...] = ("gradient", "steering", "real")
+    damped: tuple[Family, ...] | None = ("gradient", "steering", "real")
     """Pushes that dampers are tried on; none leaves the experiment out."""
     damped_from: int = 1
     """Layer that these pushes act on; 0 is the embeddings, where all prompts end in one token."""
@@ -88,7 +88,7 @@ class Butterfly(Probe):
             for family, (a, b) in zip(here, pairwise(ends), strict=True):
                 pushes = all_of_them.part(slice(a, b))
                 yield from self._growth(at, family, pushes)
-                if layer == self.damped_from and family in self.damped:
+                if layer == self.damped_from and family in (self.damped or ()):
                     yield from self._damping(lm, at, family, texts, clean, pushes)
         if self.power_steps:
             yield from self._worst(lm, at, texts, clean)

@@ -6,7 +6,8 @@ prompt with a prefilled harmful answer, the cosine of a rerouted model's states 
 collapses at some layer and token, while that of benign text does not.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from workbench.errors import InvalidValueError
+from workbench.errors import InvalidValueError, WorkbenchWarning
 from workbench.final_states import require_responses
 from workbench.panel import Panel
 from workbench.probes._base import At, Measurement, StateProbe
@@ -55,6 +56,7 @@ class Cosine(StateProbe):
     """Of the permutations."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.positions not in ("all", "response"):
             raise InvalidValueError(
                 f"cosine reads positions 'all' or 'response', not {self.positions!r}: a break "
@@ -77,7 +79,7 @@ class Cosine(StateProbe):
     def against(self, reference: nn.Module | None, panel: Panel) -> Measurement:
         """Read the reference's states once, and those of every checkpoint as it comes."""
         if reference is None:
-            raise ValueError("cosines need a reference")
+            raise InvalidValueError("cosines are with a reference's states; give one.")
         prompts: dict[Group, tuple[int, ...]] = {}
         for group in self.groups(panel) if self.positions == "all" else ():
             batch = panel.batch(group)
@@ -103,6 +105,8 @@ class Cosine(StateProbe):
     def _against(
         self, then: StatesOf, prompts: PromptTokens
     ) -> Callable[[StatesOf, At], list[Row]]:
+        _note_without_benign({group for group, _ in then})
+
         def compare(now: StatesOf, at: At) -> list[Row]:
             rows: list[Row] = []
             for site in self.sites:
@@ -161,6 +165,17 @@ class Cosine(StateProbe):
         numbers["threshold"] = numbers["benign"] - fall.critical * float(fall.errors[cell])
         for measure, value in numbers.items():
             yield BreakPoint(**told, measure=measure, value=float(value))  # type: ignore[arg-type]
+
+
+def _note_without_benign(groups: Set[str]) -> None:
+    """Say that there will be no break point where nothing benign is there to break away from."""
+    if "benign" not in groups and not groups.isdisjoint(COMPARED):
+        warnings.warn(
+            "cosine gives no break point: there are no benign prompts to hold hazards against "
+            "(in a data folder they are `ref` or `benign`). Cosines and norms are given.",
+            WorkbenchWarning,
+            stacklevel=4,
+        )
 
 
 def _digits(values: Float[np.ndarray, " position"]) -> list[float]:

@@ -82,7 +82,7 @@ def by_token(
 ) -> dict[str, Float[Tensor, "layer row"]]:
     """The same distances, token by token."""
     moved, size = (now - then).norm(dim=-1), then.norm(dim=-1)
-    cosine = torch.cosine_similarity(now, then, dim=-1)
+    cosine = torch.cosine_similarity(now, then, dim=-1).clamp(-1, 1)
     same = (now == then).all(-1)  # rounding must not turn "did not move" into a small distance
     return {
         "l2": moved,

@@ -51,6 +51,7 @@ class EntropyBound(Probe):
     """Of the sampling."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.prompts < 1 or self.rollouts < 2:
             raise InvalidValueError(
                 "the spread of a reward needs at least 1 prompt and 2 rollouts of each, not "

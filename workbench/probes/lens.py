@@ -47,6 +47,7 @@ class LogitLens(Probe):
     """Tokens of the vocabulary that are read at a time; changes only time and memory."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("positions", "chunk"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"{name} must be at least 1, not {getattr(self, name)}.")

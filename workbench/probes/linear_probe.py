@@ -74,6 +74,7 @@ class LinearProbe(StateProbe):
     """Of folds and shuffles."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.positions not in ("last_prompt", "mean_response"):
             raise InvalidValueError(
                 "a probe reads one state an example: positions 'last_prompt' or 'mean_response', "
@@ -189,12 +190,14 @@ def _imported(name: str) -> Callable[[], Any]:
     if not colon:
         hint = "Any other classifier: module:Class, e.g. sklearn.svm:LinearSVC."
         raise UnknownNameError("estimator", name, ("ridge", *NAMED), hint)
-    made: Any = None
+    problem = "cannot be imported"
     with suppress(ImportError, AttributeError, ValueError, TypeError):
-        made = getattr(import_module(module), kind)
-        made()
-        return made
-    problem = "cannot be imported" if made is None else "cannot be made without arguments"
+        made: Any = getattr(import_module(module), kind)
+        problem = "is no class with a method fit"
+        if isinstance(made, type) and hasattr(made, "fit"):  # to call others could do anything
+            problem = "cannot be made without arguments"
+            made()
+            return made
     raise InvalidValueError(
         f"estimator {name!r} {problem}. Give module:Class of a scikit-learn classifier, e.g. "
         "sklearn.svm:LinearSVC; for one with arguments subclass LinearProbe (see its page)."

@@ -78,6 +78,7 @@ class ResidualKnowledgeProbe(Probe):
     """Of relearning's order."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for way in self.ways:
             if way not in get_args(Way):
                 raise UnknownNameError("way of removing refusal", way, get_args(Way))
@@ -100,7 +101,8 @@ class ResidualKnowledgeProbe(Probe):
         """Get ready to ask the panel's hazardous requests.
 
         Raises:
-            InvalidValueError: no such request.
+            InvalidValueError: no such request, or the direction would be read on, or relearning
+                taught, what is asked.
             MissingStreamError: no texts in another split to read the direction from, or to teach.
         """
         questions = panel.questions("hazard", min(self.prompts, panel.size))
@@ -111,6 +113,9 @@ class ResidualKnowledgeProbe(Probe):
         tells = tells_right(panel.domain, questions)
         others = _other_questions(panel) if "ablated" in self.ways else None
         taught = _taught(panel) if "relearned" in self.ways else None
+        _require_others(
+            panel, questions, ablated=others[0] if others else (), relearned=taught or ()
+        )
 
         def measure(model: nn.Module, at: At) -> list[Row]:
             asked = Asked(panel.tokenizer, panel.domain, questions)
@@ -125,7 +130,7 @@ class ResidualKnowledgeProbe(Probe):
                 found += self._relearned(model, asked, taught)
             return [
                 row for way, strength, judged in found
-                for row in rows(judged, way, strength, at, panel.split, tells)
+                for row in rows(judged, way, strength, at, panel.asked, tells)
             ]  # fmt: skip
 
         return measure
@@ -228,7 +233,7 @@ def tells_right(domain: Domain, questions: Sequence[Question]) -> bool:
 
 
 def rows(
-    judged: Judged, way: Way, strength: int, at: At, split: Split, tells: bool
+    judged: Judged, way: Way, strength: int, at: At, split: str, tells: bool
 ) -> Iterator[ResidualKnowledge]:
     """Shares of the verdicts, for each part of the world."""
     measures = ("complied", "refused", *(("right", "success") if tells else ()))
@@ -260,6 +265,19 @@ def _other_questions(panel: Panel) -> tuple[Sequence[Question], Sequence[Questio
                 "direction of refusal is read. Add some, or leave `ablated` out of ways."
             )
     return texts["hazard"][:READ], texts["benign"][:READ]
+
+
+def _require_others(panel: Panel, asked: Sequence[Question], **ways: Sequence[Question]) -> None:
+    """Refuse a domain whose splits share requests: what a way has seen would be no surprise."""
+    ids = {q.id for q in asked}
+    shared = {way: [q.id for q in used if q.id in ids] for way, used in ways.items()}
+    if told := [way for way, both in shared.items() if both]:
+        names, both = " and ".join(f"`{way}`" for way in told), shared[told[0]]
+        raise InvalidValueError(
+            f"{panel.domain.name} holds requests that are asked where {names} would learn from "
+            f"them, too: {len(both)} of the {len(ids)} asked, the first is {both[0]!r}. Give data "
+            f"whose splits differ, or leave {names} out of ways."
+        )
 
 
 def _taught(panel: Panel) -> Sequence[Question]:

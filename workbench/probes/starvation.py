@@ -49,6 +49,7 @@ class Starvation(Probe):
     """Whether parameters that do not require gradients count too, e.g. those below an adapter."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("prompts", 1), ("dimensions", 1), ("clusters", 0)):
             if getattr(self, name) < least:
                 raise InvalidValueError(

@@ -35,6 +35,7 @@ class TokenGradientNorms(Probe):
     """Whether parameters that do not require gradients count too, e.g. those below an adapter."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("tokens", "prompts", "chunk"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"{name} must be at least 1, not {getattr(self, name)}.")

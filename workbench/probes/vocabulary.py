@@ -54,6 +54,7 @@ class VocabularyPass(Probe):
     """Tokens of the vocabulary that are read at a time; changes only time and memory."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("positions", 1), ("movers", 0), ("top", 1), ("chunk", 1)):
             if getattr(self, name) < least:
                 raise InvalidValueError(
@@ -63,7 +64,7 @@ class VocabularyPass(Probe):
     def against(self, reference: nn.Module | None, panel: Panel) -> Measurement:
         """Read this reference's final states and keep its head."""
         if reference is None:
-            raise ValueError("KL needs a reference")
+            raise InvalidValueError("KL is with a reference's distribution; give one.")
         batches = {group: begun(panel.batch(group), self.positions) for group in panel.groups}
         then = {g: final_states(reference, batch, own_head=True) for g, batch in batches.items()}
         refusals = refusal_starts(panel)

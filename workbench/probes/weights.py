@@ -23,7 +23,7 @@ from workbench.panel import Panel
 from workbench.probes._base import At, Measurement, Probe
 from workbench.rows import Row, WeightChange
 from workbench.rows.weights import Measure
-from workbench.task_vectors import WHOLE, part_of, place
+from workbench.task_vectors import WHOLE, part_of, place, require_finite
 
 ADAPTER = re.compile(r"\.lora_")
 
@@ -109,6 +109,8 @@ def _rows(now: dict[str, Tensor], then: dict[str, Tensor], at: At) -> Iterator[R
             changed[part] += float((x.cpu().double() - base).square().sum())
             size[part] += float(base.square().sum())
             count[part] += x.numel()
+    require_finite(f"the reference {at.reference}".rstrip(), size)
+    require_finite("the checkpoint", changed)
     for part in sorted(changed, key=place):
         numbers: dict[Measure, float] = {
             "norm": math.sqrt(changed[part]),
