@@ -127,14 +127,14 @@ class Store:
         return [event for line in lines if (event := _object(line)) is not None]
 
     def require_writable(self) -> None:
-        """Find out before the work whether its runs can be written.
+        """Find out before the work whether its runs can be written; nothing is made.
 
         Raises:
             RunError: they cannot.
         """
+        there = next(x for x in (self.root, *self.root.absolute().parents) if x.exists())
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=self.root).close()
+            TemporaryFile(dir=there).close()
         except OSError as error:
             raise _unwritable(self.root, error) from error
 

@@ -187,7 +187,7 @@ def test_a_gradient_does_more_than_chance():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"epsilons": (0.0,)}, "above 0"), ({"epsilons": (0.1, -1.0)}, "above 0"),
-     ({"epsilons": ()}, r"\(none\)"), ({"epsilons": (float("nan"),)}, "above 0"),
+     ({"epsilons": ()}, "one or more"), ({"epsilons": (float("nan"),)}, "each a number"),
      ({"draws": 0}, "at least 1"), ({"prompts": 0}, "at least 1")],
 )  # fmt: skip
 def test_bad_settings_are_refused(settings, message):
