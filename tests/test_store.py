@@ -590,7 +590,7 @@ def test_a_store_is_tried_before_the_work_and_nothing_is_made(tmp_path):
     Store(tmp_path / "a" / "b").require_writable()
     assert not any(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot write to .*file.b.*Choose another store"):
+    with pytest.raises(RunError, match=r"cannot write to .*file.b.*Choose another store"):
         Store(tmp_path / "file" / "b").require_writable()
 
 
