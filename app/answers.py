@@ -114,7 +114,8 @@ def _body(
     answers = frames[Generation]
     answers = answers[answers["example"] == example]
     lines = [_line(arm, answers[answers["arm"] == arm], session, hidden) for arm in session.arms]
-    kind = f"{KINDS[prompt['question']]} prompt, {prompt['domain']}, split {prompt['split']}"
+    asked = "whole file" if prompt["split"] == "whole" else f"split {prompt['split']}"
+    kind = f"{KINDS[prompt['question']]} prompt, {prompt['domain']}, {asked}"
     return [
         html.Pre(_text(prompt["text"], hidden), className="prompt-text"),
         html.Div([line for part in lines for line in part], className="answers"),

@@ -403,6 +403,14 @@ def test_no_job_at_a_time_is_refused(command, jobs, tmp_path, capsys):
     assert not [*tmp_path.rglob("run.json")]
 
 
+def test_a_file_where_a_folder_is_to_be_made_is_named_before_anything_is_built(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["lab", "build", "-o", str(tmp_path / "file" / "lab")]) == 2
+    assert "file is a file; give a folder for the two models." in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_names_may_be_written_with_either_sign(single, probing, conducted, capsys):
     """Help shows `-` throughout, registries have both: each spelling gives the same method."""
     for group, name in METHODS:

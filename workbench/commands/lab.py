@@ -11,6 +11,8 @@ from rich.table import Table
 from tyro.extras import SubcommandApp
 
 from workbench.commands._base import Command
+from workbench.errors import InvalidValueError
+from workbench.files import in_the_way
 
 HELP = "Build the embedded lab models, or show which there are."
 
@@ -31,6 +33,8 @@ class Build(Command):
 
     def run(self, console: Console) -> int:
         """Train, measure, write."""
+        if file := in_the_way(self.output):
+            raise InvalidValueError(f"{file} is a file; give a folder for the two models.")
         from workbench.lab.build import build
 
         with console.status("building") as status:
