@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -183,6 +184,8 @@ def test_the_report_is_judged_from_rows_alone(outcome):
     assert "vaccine-control" in text and "matched control" in text and "held to 3" in text
 
 
+PATIENCE = 240
+"""How long another process may take (s); machines are shared."""
 RUN = """
 import signal, sys
 from pathlib import Path
@@ -241,12 +244,18 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
         env=os.environ | {"PYTHONPATH": os.getcwd()}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     store = Store(tmp_path / "runs")
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while not store.find(state="finished") and time.monotonic() < until:
         time.sleep(0.05)
     kept = {r.id for r in store.find(state="finished")}
     child.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in child.communicate(timeout=60)[1]
+    last_resort = threading.Timer(PATIENCE, child.kill)
+    last_resort.start()
+    said = next((line for line in child.stderr if "KeyboardInterrupt" in line), "")
+    last_resort.cancel()
+    child.kill()  # all is unwound by then; Python itself was seen to take minutes to end
+    child.wait()
+    assert "KeyboardInterrupt" in said
     assert kept <= {r.id for r in store.find(state="finished")}
     assert all(r.state in ("finished", "interrupted") for r in store.runs())
 
